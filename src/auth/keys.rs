@@ -1,0 +1,132 @@
+//! The public keys that tokens are verified with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{NaiveDateTime, Utc};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use crate::catalog::{Catalog, CatalogError, ServiceKey};
+use crate::telemetry::Metrics;
+
+/// At most this often are the keys read because of a token that names an unknown one.
+const RELOAD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A key that a token names and that is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// No approved, unexpired key has this id.
+    #[error("unknown service key")]
+    Unknown,
+    /// The keys could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// Every approved key of Quay's instances, by key id. An unknown id reads them all again, as in
+/// Quay; requests that come meanwhile share that reading.
+#[derive(Debug)]
+pub struct VerificationKeys {
+    service: String,
+    keys: ArcSwap<HashMap<String, Arc<Key>>>,
+    last_reload: Mutex<Option<Instant>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Key {
+    public: ParsedPublicKey,
+    expires: Option<NaiveDateTime>,
+}
+
+impl VerificationKeys {
+    /// The keys of `service`, Quay's `INSTANCE_SERVICE_KEY_SERVICE`; none is read yet.
+    pub fn new(service: &str, metrics: Arc<Metrics>) -> Self {
+        Self {
+            service: service.to_owned(),
+            keys: ArcSwap::default(),
+            last_reload: Mutex::new(None),
+            metrics,
+        }
+    }
+
+    /// Verifies an RS256 signature by the key `kid`: `false` for a wrong one.
+    pub async fn verify(
+        &self,
+        catalog: &Catalog,
+        kid: &str,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, KeyError> {
+        let key = self.key(catalog, kid).await?;
+        Ok(key.public.verify_sig(message, signature).is_ok())
+    }
+
+    /// Whether tokens signed with `kid` are accepted.
+    pub async fn knows(&self, catalog: &Catalog, kid: &str) -> Result<bool, CatalogError> {
+        match self.key(catalog, kid).await {
+            Ok(_) => Ok(true),
+            Err(KeyError::Unknown) => Ok(false),
+            Err(KeyError::Catalog(error)) => Err(error),
+        }
+    }
+
+    async fn key(&self, catalog: &Catalog, kid: &str) -> Result<Arc<Key>, KeyError> {
+        if let Some(key) = self.cached(kid) {
+            return Ok(key);
+        }
+        let asked = Instant::now();
+        let mut last_reload = self.last_reload.lock().await;
+        // A reading that began after we asked has our answer in it.
+        if last_reload.is_none_or(|began| began < asked) {
+            if let Some(began) = *last_reload {
+                tokio::time::sleep(RELOAD_INTERVAL.saturating_sub(began.elapsed())).await;
+            }
+            *last_reload = Some(Instant::now());
+            self.reload(catalog).await?;
+        }
+        self.cached(kid).ok_or(KeyError::Unknown)
+    }
+
+    fn cached(&self, kid: &str) -> Option<Arc<Key>> {
+        let key = self.keys.load().get(kid)?.clone();
+        let fresh = key.expires.is_none_or(|expires| expires > Utc::now().naive_utc());
+        fresh.then_some(key)
+    }
+
+    async fn reload(&self, catalog: &Catalog) -> Result<(), CatalogError> {
+        let rows = catalog.session("service_keys").service_keys(&self.service).await?;
+        let mut keys = HashMap::new();
+        for row in rows {
+            match parse(&row) {
+                Some(public) => {
+                    keys.insert(row.kid, Arc::new(Key { public, expires: row.expires }));
+                }
+                None => tracing::warn!(kid = row.kid, "service key is no RSA public key, ignored"),
+            }
+        }
+        self.metrics.verification_keys.set(keys.len() as i64);
+        self.keys.store(Arc::new(keys));
+        Ok(())
+    }
+}
+
+/// The members of an RSA JWK (RFC 7518 §6.3.1).
+#[derive(Deserialize)]
+struct RsaJwk {
+    n: String,
+    e: String,
+}
+
+fn parse(key: &ServiceKey) -> Option<ParsedPublicKey> {
+    let jwk: RsaJwk = serde_json::from_str(&key.jwk).ok()?;
+    let n = URL_SAFE_NO_PAD.decode(jwk.n).ok()?;
+    let e = URL_SAFE_NO_PAD.decode(jwk.e).ok()?;
+    RsaPublicKeyComponents { n, e }.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()
+}

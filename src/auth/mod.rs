@@ -1,0 +1,29 @@
+//! Credentials, bearer tokens and permissions.
+//!
+//! `bearer` verifies the tokens that clients pull with; `login`, `scope` and `grant` decide what a
+//! token request gets; `token` signs it. `keys` and `instance_key` hold both halves of Quay's
+//! signing keys.
+
+mod basic;
+mod bearer;
+mod encryption;
+mod grant;
+mod instance_key;
+mod keys;
+mod login;
+mod scope;
+mod token;
+
+pub use basic::Basic;
+pub use bearer::{Bearer, BearerError, Verifier};
+pub use encryption::FieldKey;
+pub use grant::{Authorizer, Grant, GrantError};
+pub use instance_key::{InstanceKey, InstanceKeyError};
+pub use keys::{KeyError, VerificationKeys};
+pub use login::{Identity, LoginError, Logins};
+pub use scope::{ScopeError, ScopeParser, ScopeRequest};
+pub use token::{LIFETIME_S, TokenRequest, mint};
+
+/// Why a token request is Python's to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declined(pub &'static str);

@@ -1,0 +1,142 @@
+//! Blobs in a folder: Quay's `LocalStorage`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use futures_util::stream;
+
+use crate::oci::Span;
+
+/// Bytes read at a time: what a slow client costs in memory.
+const CHUNK: u64 = 64 * 1024;
+
+/// A blob that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The catalog knows it, the folder does not.
+    #[error("{0} is missing")]
+    Missing(PathBuf),
+    /// Its length is not the catalog's.
+    #[error("{path} has {found} bytes instead of {expected}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// The length it was stored with.
+        expected: u64,
+    },
+    /// The folder cannot be read now.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// An open blob.
+#[derive(Debug)]
+pub struct LocalBlob {
+    file: File,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl LocalBlob {
+    /// Opens the file and holds its length against the catalog's, where that is known.
+    pub async fn open(path: PathBuf, expected: Option<u64>) -> Result<Self, LocalError> {
+        let opened = path.clone();
+        let file = blocking(move || {
+            let file = File::open(opened)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        match file.await {
+            Ok((_, found)) if expected.is_some_and(|expected| expected != found) => {
+                Err(LocalError::Damaged { path, found, expected: expected.unwrap_or_default() })
+            }
+            Ok((file, length)) => Ok(Self { file, length }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LocalError::Missing(path)),
+            Err(source) => Err(LocalError::Io { path, source }),
+        }
+    }
+
+    /// The bytes of `span`, one chunk in memory at a time. A file that shrinks meanwhile ends in
+    /// an error, never in a short answer that looks complete.
+    pub fn read(self, span: Span) -> impl Stream<Item = io::Result<Bytes>> {
+        let end = span.offset + span.length;
+        stream::try_unfold((Arc::new(self.file), span.offset), move |(file, offset)| async move {
+            if offset == end {
+                return Ok(None);
+            }
+            let reader = file.clone();
+            let wanted = (end - offset).min(CHUNK) as usize;
+            let chunk = blocking(move || {
+                let mut chunk = BytesMut::zeroed(wanted);
+                reader.read_exact_at(&mut chunk, offset)?;
+                Ok(chunk.freeze())
+            });
+            let chunk = chunk.await?;
+            let next = offset + chunk.len() as u64;
+            Ok(Some((chunk, (file, next))))
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::TryStreamExt;
+
+    async fn read(length: usize, span: Span) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blob");
+        let content: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let blob = LocalBlob::open(path, Some(length as u64)).await.unwrap();
+        let chunks: Vec<Bytes> = blob.read(span).try_collect().await.unwrap();
+        assert!(chunks.iter().all(|chunk| chunk.len() as u64 <= CHUNK));
+        let range = span.offset as usize..(span.offset + span.length) as usize;
+        assert_eq!(chunks.concat(), content[range]);
+        chunks.concat()
+    }
+
+    #[tokio::test]
+    async fn whole_blobs_and_parts() {
+        read(1, Span { offset: 0, length: 1 }).await;
+        read(200_000, Span { offset: 0, length: 200_000 }).await;
+        read(200_000, Span { offset: 65_535, length: 65_537 }).await;
+        read(65_536, Span { offset: 65_535, length: 1 }).await;
+    }
+
+    #[tokio::test]
+    async fn missing_damaged_and_shrinking_blobs_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blob");
+        let missing = LocalBlob::open(path.clone(), None).await.unwrap_err();
+        assert!(matches!(missing, LocalError::Missing(_)), "{missing}");
+
+        std::fs::write(&path, [0; 100]).unwrap();
+        let damaged = LocalBlob::open(path.clone(), Some(101)).await.unwrap_err();
+        assert!(damaged.to_string().ends_with("has 100 bytes instead of 101"), "{damaged}");
+
+        let blob = LocalBlob::open(path.clone(), Some(100)).await.unwrap();
+        std::fs::write(&path, [0; 10]).unwrap();
+        let read: Result<Vec<Bytes>, _> =
+            blob.read(Span { offset: 0, length: 100 }).try_collect().await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,88 @@
+//! Bytes: where the blobs of an installation are and how they are read.
+
+mod local;
+mod path;
+
+use std::collections::BTreeMap;
+
+pub use local::{LocalBlob, LocalError};
+pub use path::BlobPath;
+
+use crate::config::{self, Location};
+
+/// The storages of `DISTRIBUTED_STORAGE_CONFIG`.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    locations: BTreeMap<String, Location>,
+    preference: Vec<String>,
+}
+
+/// Where a blob is to be read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// In a folder.
+    Local(&'a std::path::Path),
+    /// In a storage whose driver is not built; Python has it.
+    Unsupported(&'a str),
+    /// In no storage that the configuration names.
+    Unknown,
+}
+
+impl Storage {
+    /// The storages as configured.
+    pub fn new(config: &config::Storage) -> Self {
+        Self { locations: config.locations.clone(), preference: config.preference.clone() }
+    }
+
+    /// The first preferred location among `placements`, else any of them (contract §5.3).
+    pub fn source(&self, placements: &[String]) -> Source<'_> {
+        let preferred = self.preference.iter().find(|name| placements.contains(name));
+        let location = preferred
+            .or(placements.first())
+            .and_then(|name| self.locations.get_key_value(name.as_str()));
+        match location {
+            Some((_, Location::Local { path })) => Source::Local(path),
+            Some((_, Location::Unsupported { driver })) => Source::Unsupported(driver),
+            None => Source::Unknown,
+        }
+    }
+
+    /// Every local storage that cannot be entered, with the reason.
+    pub async fn unusable(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, location) in &self.locations {
+            let Location::Local { path } = location else { continue };
+            if let Err(error) = tokio::fs::read_dir(path).await {
+                problems.push(format!("storage {name} at {}: {error}", path.display()));
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preference_decides_among_placements() {
+        let local = |path: &str| Location::Local { path: path.into() };
+        let storage = Storage {
+            locations: BTreeMap::from([
+                ("near".to_owned(), local("/near")),
+                ("far".to_owned(), local("/far")),
+                ("s3".to_owned(), Location::Unsupported { driver: "S3Storage".into() }),
+            ]),
+            preference: vec!["near".into(), "s3".into()],
+        };
+        let source = |placements: &[&str]| {
+            let placements: Vec<String> = placements.iter().map(ToString::to_string).collect();
+            format!("{:?}", storage.source(&placements))
+        };
+        assert_eq!(source(&["far", "near"]), "Local(\"/near\")");
+        assert_eq!(source(&["far"]), "Local(\"/far\")");
+        assert_eq!(source(&["s3", "far"]), "Unsupported(\"S3Storage\")");
+        assert_eq!(source(&["gone"]), "Unknown");
+        assert_eq!(source(&[]), "Unknown");
+    }
+}

@@ -1,0 +1,253 @@
+//! The bounded connection pool. A request that gets no connection in time is told so; a statement
+//! that takes too long is cancelled; nothing waits for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Client, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
+use tokio::sync::OnceCell;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{NoTls, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::enums::Enums;
+use super::error::{CatalogError, chain};
+use super::tls;
+use crate::config::{Database, Host, Sidecar, SslMode};
+use crate::telemetry::Metrics;
+
+/// A parameter and its type, so that a statement needs no round trip to be prepared.
+pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// The database. Cheap to clone; clones share one pool.
+///
+/// A connection is driven by the runtime that opened it, so every serving thread has a pool of
+/// its own ([`Catalog::with_own_pool`]) and no statement hops between threads.
+#[derive(Clone)]
+pub struct Catalog {
+    pool: Pool,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    postgres: tokio_postgres::Config,
+    tls: Option<MakeRustlsConnect>,
+    wait: Duration,
+    statement_timeout: Duration,
+    prepared: bool,
+    metrics: Arc<Metrics>,
+    enums: OnceCell<Enums>,
+}
+
+impl Catalog {
+    /// Opens nothing yet: the first statement does.
+    pub fn new(
+        database: &Database,
+        sidecar: &Sidecar,
+        pool_size: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, CatalogError> {
+        let unusable = |error: &dyn std::error::Error| CatalogError::Unavailable(chain(error));
+        let tls = match database.tls.mode {
+            SslMode::Disable => None,
+            _ => Some(tls::connector(&database.tls).map_err(|error| unusable(&error))?),
+        };
+        let shared = Arc::new(Shared {
+            postgres: postgres(database),
+            tls,
+            wait: sidecar.db_wait,
+            statement_timeout: sidecar.db_statement_timeout,
+            prepared: sidecar.db_prepared_statements,
+            metrics,
+            enums: OnceCell::new(),
+        });
+        Ok(Self { pool: pool(&shared, pool_size)?, shared })
+    }
+
+    /// The same database through a pool of its own.
+    pub fn with_own_pool(&self, pool_size: usize) -> Result<Self, CatalogError> {
+        Ok(Self { pool: pool(&self.shared, pool_size)?, shared: self.shared.clone() })
+    }
+
+    /// Statements counted under `route`.
+    pub fn session(&self, route: &'static str) -> Session<'_> {
+        Session { catalog: self, route }
+    }
+}
+
+fn pool(shared: &Arc<Shared>, size: usize) -> Result<Pool, CatalogError> {
+    let fast = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = match &shared.tls {
+        Some(tls) => Manager::from_config(shared.postgres.clone(), tls.clone(), fast),
+        None => Manager::from_config(shared.postgres.clone(), NoTls, fast),
+    };
+    Pool::builder(manager)
+        .max_size(size)
+        .wait_timeout(Some(shared.wait))
+        .create_timeout(Some(shared.wait))
+        .recycle_timeout(Some(shared.wait))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| CatalogError::Unavailable(chain(&error)))
+}
+
+fn postgres(database: &Database) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .user(&database.user)
+        .dbname(&database.dbname)
+        .connect_timeout(database.connect_timeout)
+        .application_name(database.application_name.as_deref().unwrap_or("quay-sidecar"))
+        .ssl_mode(match database.tls.mode {
+            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+            SslMode::Allow | SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            _ => tokio_postgres::config::SslMode::Require,
+        });
+    for (host, port) in &database.hosts {
+        match host {
+            Host::Tcp(name) => config.host(name),
+            Host::UnixDir(path) => config.host_path(path),
+        };
+        config.port(*port);
+    }
+    if let Some(password) = &database.password {
+        config.password(password.expose());
+    }
+    if let Some(options) = &database.options {
+        config.options(options);
+    }
+    config
+}
+
+/// The catalog on behalf of one route or one kind of background work.
+#[derive(Clone, Copy)]
+pub struct Session<'a> {
+    catalog: &'a Catalog,
+    pub(super) route: &'static str,
+}
+
+impl Session<'_> {
+    /// Runs a statement and returns its rows.
+    ///
+    /// A connection that turns out to be dead (the database restarted) is replaced once; so the
+    /// statement must be one that may run twice.
+    pub(super) async fn query(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, CatalogError> {
+        let client = self.client().await?;
+        match self.limited(client, sql, params).await {
+            Err(Failure::Broken(_)) => {
+                let client = self.client().await?;
+                self.limited(client, sql, params).await.map_err(Failure::into_error)
+            }
+            result => result.map_err(Failure::into_error),
+        }
+    }
+
+    /// Runs a statement that must not run twice.
+    pub(super) async fn execute(
+        &self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<(), CatalogError> {
+        let client = self.client().await?;
+        self.limited(client, sql, params).await.map(drop).map_err(Failure::into_error)
+    }
+
+    /// Quay's lookup tables, read once a process.
+    pub(super) async fn enums(&self) -> Result<&Enums, CatalogError> {
+        self.catalog.shared.enums.get_or_try_init(|| Enums::load(self)).await
+    }
+
+    /// The same session, counted under another name.
+    pub(super) fn counted_as(self, route: &'static str) -> Self {
+        Self { route, ..self }
+    }
+
+    async fn client(&self) -> Result<Client, CatalogError> {
+        self.catalog.pool.get().await.map_err(|error| match error {
+            PoolError::Timeout(TimeoutType::Wait) => {
+                self.catalog.shared.metrics.pool_timeouts.inc();
+                CatalogError::Unavailable("every connection is in use".to_owned())
+            }
+            PoolError::Backend(error) => CatalogError::Unavailable(chain(&error)),
+            other => CatalogError::Unavailable(chain(&other)),
+        })
+    }
+
+    async fn limited(
+        &self,
+        client: Client,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Failure> {
+        let shared = &self.catalog.shared;
+        shared.metrics.statement(self.route);
+        shared.metrics.pool_in_use.inc();
+        let result = tokio::time::timeout(shared.statement_timeout, self.run(&client, sql, params));
+        let result = result.await;
+        shared.metrics.pool_in_use.dec();
+        match result {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) if error.is_closed() => Err(Failure::Broken(chain(&error))),
+            Ok(Err(error)) => {
+                Err(Failure::Answered(CatalogError::from_postgres(self.route, &error)))
+            }
+            Err(_) => {
+                self.cancel(client);
+                let limit_ms = shared.statement_timeout.as_millis();
+                Err(Failure::Answered(CatalogError::Timeout { route: self.route, limit_ms }))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        client: &Client,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        if !self.catalog.shared.prepared {
+            return client.query_typed(sql, params).await;
+        }
+        let types: Vec<Type> = params.iter().map(|(_, ty)| ty.clone()).collect();
+        let statement = client.prepare_typed_cached(sql, &types).await?;
+        let values: Vec<&(dyn ToSql + Sync)> = params.iter().map(|(value, _)| *value).collect();
+        client.query(&statement, &values).await
+    }
+
+    /// Closes the connection and asks the server to stop what it was doing there.
+    fn cancel(&self, client: Client) {
+        let token = client.cancel_token();
+        let tls = self.catalog.shared.tls.clone();
+        drop(Client::take(client));
+        tokio::spawn(async move {
+            let asked = async {
+                match tls {
+                    Some(tls) => token.cancel_query(tls).await,
+                    None => token.cancel_query(NoTls).await,
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(5), asked).await;
+        });
+    }
+}
+
+enum Failure {
+    /// The connection was dead: the statement may not have run.
+    Broken(String),
+    Answered(CatalogError),
+}
+
+impl Failure {
+    fn into_error(self) -> CatalogError {
+        match self {
+            Self::Broken(reason) => CatalogError::Unavailable(reason),
+            Self::Answered(error) => error,
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Quay's tables as functions. All SQL is in this room, each statement beside the row it fills.
+//!
+//! Nothing is cached but the lookup tables: Quay caches more (contract §3.10), but a statement
+//! here costs less than its cache does there, and so nothing that we answer is ever stale.
+
+mod accounts;
+mod action_log;
+mod connection;
+mod enums;
+mod error;
+mod keys;
+mod live;
+mod performer;
+mod pulls;
+pub mod schema;
+mod scopes;
+mod tags;
+mod tls;
+
+pub use accounts::{Account, Robot};
+pub use action_log::LogRow;
+pub use connection::{Catalog, Session};
+pub use error::CatalogError;
+pub use keys::ServiceKey;
+pub use performer::{Entity, Performer, PerformerDetail};
+pub use pulls::{Blob, BlobLookup, Manifest, ManifestLookup, Repository, StoredAt};
+pub use scopes::Authority;
+pub use tags::TagPage;

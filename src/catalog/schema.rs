@@ -1,0 +1,278 @@
+//! The schema contract: the tables and columns of Quay's that we rely on (`conf/schema.yaml`),
+//! how a live database differs from it, and a database rendered from it.
+//!
+//! The model knows no engine: each has a file of its own that renders for it.
+
+mod postgres;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+pub struct Contract {
+    pub tables: Vec<Table>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Table {
+    #[serde(rename = "table")]
+    pub name: String,
+    pub why: String,
+    /// Capabilities that stay with Python when this table is not as described.
+    pub needed_by: Vec<String>,
+    /// Columns we read or write.
+    pub columns: Vec<Column>,
+    /// Columns we never touch; they only give a rendered table its real shape.
+    #[serde(default)]
+    pub shape: Vec<Column>,
+    #[serde(default)]
+    pub unique: Vec<Vec<String>>,
+    #[serde(default)]
+    pub indexes: Vec<Vec<String>>,
+    /// Values of `name` that must exist, for a table of enumerated names.
+    #[serde(default)]
+    pub rows: Vec<String>,
+}
+
+/// Written in one line: `name type [null] [= default] [-> referenced table]`.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Column {
+    pub name: String,
+    pub ty: Type,
+    pub nullable: bool,
+    pub default: Option<String>,
+    pub references: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Type {
+    Serial,
+    BigSerial,
+    Integer,
+    BigInt,
+    Varchar(u16),
+    Text,
+    Boolean,
+    Timestamp,
+    Date,
+}
+
+/// As far as types must agree: what Rust type a column is read into.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Family {
+    Integer,
+    BigInt,
+    Text,
+    Boolean,
+    Timestamp,
+    Date,
+}
+
+/// A column as the live database describes it (`information_schema.columns`).
+#[derive(Clone, Debug)]
+pub struct LiveColumn {
+    pub table: String,
+    pub column: String,
+    pub data_type: String,
+    pub nullable: bool,
+}
+
+/// One way in which a live database is not what we rely on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drift {
+    pub table: String,
+    /// None when the table as a whole is missing.
+    pub column: Option<String>,
+    pub problem: Problem,
+    /// The capabilities that cannot be ours because of it.
+    pub capabilities: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Problem {
+    MissingTable,
+    MissingColumn,
+    /// The live type, which belongs to another family than ours.
+    OtherType {
+        expected: Family,
+        found: String,
+    },
+    /// We rely on a value, the live column may have none.
+    Nullable,
+    /// A row with this `name` is missing from a table of enumerated names.
+    MissingRow(String),
+}
+
+/// The contract this binary was built with.
+pub fn contract() -> &'static Contract {
+    static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
+        config::Config::builder()
+            .add_source(config::File::from_str(
+                include_str!("../../conf/schema.yaml"),
+                config::FileFormat::Yaml,
+            ))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .expect("conf/schema.yaml, part of this binary, is well-formed")
+    });
+    &CONTRACT
+}
+
+/// What keeps us from relying on the live database. Extra tables and columns are fine, and so is
+/// a column that is stricter (NOT NULL) than we need.
+pub fn compare(contract: &Contract, live: &[LiveColumn]) -> Vec<Drift> {
+    let mut tables: BTreeMap<&str, BTreeMap<&str, &LiveColumn>> = BTreeMap::new();
+    for column in live {
+        tables.entry(&column.table).or_default().insert(&column.column, column);
+    }
+    let mut drifts = Vec::new();
+    for table in contract.tables.iter().filter(|table| !table.columns.is_empty()) {
+        let Some(found) = tables.get(table.name.as_str()) else {
+            drifts.push(table.drift(None, Problem::MissingTable));
+            continue;
+        };
+        for column in &table.columns {
+            if let Some(problem) = column.problem(found.get(column.name.as_str()).copied()) {
+                drifts.push(table.drift(Some(&column.name), problem));
+            }
+        }
+    }
+    drifts
+}
+
+/// Enumerated names that are missing, given every `(table, name)` that the live database has.
+pub fn compare_rows(contract: &Contract, live: &[(String, String)]) -> Vec<Drift> {
+    let live: BTreeSet<(&str, &str)> = live.iter().map(|(t, n)| (t.as_str(), n.as_str())).collect();
+    let mut drifts = Vec::new();
+    for table in contract.tables.iter().filter(|table| !table.columns.is_empty()) {
+        for name in table.rows.iter().filter(|name| !live.contains(&(&table.name, name))) {
+            drifts.push(table.drift(Some("name"), Problem::MissingRow(name.clone())));
+        }
+    }
+    drifts
+}
+
+impl Table {
+    fn drift(&self, column: Option<&str>, problem: Problem) -> Drift {
+        Drift {
+            table: self.name.clone(),
+            column: column.map(str::to_owned),
+            problem,
+            capabilities: self.needed_by.clone(),
+        }
+    }
+}
+
+impl Column {
+    fn problem(&self, live: Option<&LiveColumn>) -> Option<Problem> {
+        let Some(live) = live else {
+            return Some(Problem::MissingColumn);
+        };
+        let expected = self.ty.family();
+        if Family::of_live(&live.data_type) != Some(expected) {
+            return Some(Problem::OtherType { expected, found: live.data_type.clone() });
+        }
+        (live.nullable && !self.nullable).then_some(Problem::Nullable)
+    }
+}
+
+impl Type {
+    pub fn family(self) -> Family {
+        match self {
+            Type::Serial | Type::Integer => Family::Integer,
+            Type::BigSerial | Type::BigInt => Family::BigInt,
+            Type::Varchar(_) | Type::Text => Family::Text,
+            Type::Boolean => Family::Boolean,
+            Type::Timestamp => Family::Timestamp,
+            Type::Date => Family::Date,
+        }
+    }
+}
+
+impl Family {
+    /// The family of a type as `information_schema` or a schema dump spells it.
+    fn of_live(data_type: &str) -> Option<Family> {
+        let name = data_type.split('(').next().unwrap_or_default().trim();
+        Some(match name.to_ascii_lowercase().as_str() {
+            "integer" => Family::Integer,
+            "bigint" => Family::BigInt,
+            "character varying" | "varchar" | "text" => Family::Text,
+            "boolean" => Family::Boolean,
+            "timestamp" | "timestamp without time zone" => Family::Timestamp,
+            "date" => Family::Date,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.column {
+            Some(column) => write!(f, "{}.{column}: ", self.table)?,
+            None => write!(f, "{}: ", self.table)?,
+        }
+        match &self.problem {
+            Problem::MissingTable => write!(f, "the table is missing"),
+            Problem::MissingColumn => write!(f, "the column is missing"),
+            Problem::OtherType { expected, found } => {
+                write!(f, "is {found}, we rely on {}", format!("{expected:?}").to_lowercase())
+            }
+            Problem::Nullable => write!(f, "may be NULL, we rely on a value"),
+            Problem::MissingRow(name) => write!(f, "the row `{name}` is missing"),
+        }
+    }
+}
+
+impl TryFrom<String> for Column {
+    type Error = String;
+
+    fn try_from(line: String) -> Result<Self, String> {
+        let bad = |what: &str| format!("column `{line}`: {what}");
+        let mut words = line.split_whitespace();
+        let name = words.next().ok_or_else(|| bad("no name"))?.to_owned();
+        let ty =
+            words.next().ok_or_else(|| bad("no type"))?.parse().map_err(|e: String| bad(&e))?;
+        let mut column = Column { name, ty, nullable: false, default: None, references: None };
+        while let Some(word) = words.next() {
+            match word {
+                "null" => column.nullable = true,
+                "=" => {
+                    column.default =
+                        Some(words.next().ok_or_else(|| bad("no default after ="))?.to_owned())
+                }
+                "->" => {
+                    column.references =
+                        Some(words.next().ok_or_else(|| bad("no table after ->"))?.to_owned())
+                }
+                other => return Err(bad(&format!("`{other}` is neither null, = nor ->"))),
+            }
+        }
+        Ok(column)
+    }
+}
+
+impl FromStr for Type {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let length = |w: &str| w.strip_prefix("varchar(")?.strip_suffix(')')?.parse().ok();
+        Ok(match word {
+            "serial" => Type::Serial,
+            "bigserial" => Type::BigSerial,
+            "integer" => Type::Integer,
+            "bigint" => Type::BigInt,
+            "text" => Type::Text,
+            "boolean" => Type::Boolean,
+            "timestamp" => Type::Timestamp,
+            "date" => Type::Date,
+            other => Type::Varchar(length(other).ok_or_else(|| format!("unknown type `{other}`"))?),
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! Every refusal and every warning.
+
+use super::*;
+
+#[test]
+fn errors() {
+    let table = [
+        ("SERVER_HOSTNAME: https://quay.example", "SERVER_HOSTNAME: contains a scheme"),
+        ("SERVER_HOSTNAME: quay.example/path", "SERVER_HOSTNAME: not a host name"),
+        ("SERVER_HOSTNAME: null", "SERVER_HOSTNAME: expected text, found null"),
+        ("SERVER_HOSTNAME: [a]", "SERVER_HOSTNAME: expected text, found a list"),
+        ("PROXY_COUNT: -1", "PROXY_COUNT: -1 is out of range"),
+        ("V2_PAGINATION_SIZE: many", "V2_PAGINATION_SIZE: expected a whole number, found text"),
+        (
+            "V2_PAGINATION_SIZE: 1.5",
+            "V2_PAGINATION_SIZE: expected a whole number, found a fraction",
+        ),
+        (
+            "ACCOUNT_RECOVERY_MODE: \"false\"",
+            "ACCOUNT_RECOVERY_MODE: expected true or false, found text",
+        ),
+        ("FEATURE_SIGNING: {}", "FEATURE_SIGNING: expected true or false, found a map"),
+        ("SUPER_USERS: [1]", "SUPER_USERS: expected a list of text, found a number"),
+        ("DATABASE_SECRET_KEY: ''", "DATABASE_SECRET_KEY: empty"),
+        (
+            "DB_URI: sqlite:///s3cr3t-p4ssw0rd",
+            "DB_URI: sqlite is not served by this program yet; Python keeps serving",
+        ),
+        (
+            "DB_URI: mysql+pymysql://u:s3cr3t-p4ssw0rd@h/d",
+            "DB_URI: mysql is not served by this program yet; Python keeps",
+        ),
+        ("DB_URI: oracle://u:s3cr3t-p4ssw0rd@h/d", "DB_URI: not the URI of a PostgreSQL database"),
+        ("DB_URI: s3cr3t-p4ssw0rd", "DB_URI: not of the form"),
+        ("DB_URI: postgresql://u:x@s3cr3t-p4ssw0rd/x@h/d", "DB_URI: an @ stands where none can be"),
+        ("DB_URI: postgresql://u:s3cr3t-p4ssw0rd@h", "DB_URI: names no database"),
+        ("DB_URI: postgresql://h/d", "DB_URI: names no user"),
+        ("DB_URI: 12", "DB_URI: expected text, found a number"),
+        (
+            "DB_CONNECTION_ARGS: {sslmode: s3cr3t-p4ssw0rd}",
+            "DB_CONNECTION_ARGS.sslmode: not a word",
+        ),
+        (
+            "DB_CONNECTION_ARGS: {sslmode: verify-ca}",
+            "DB_CONNECTION_ARGS.sslmode: nothing to verify",
+        ),
+        (
+            "DB_CONNECTION_ARGS: {sslrootcert: system}",
+            "DB_CONNECTION_ARGS.sslrootcert: the system's",
+        ),
+        (
+            "DB_CONNECTION_ARGS: {connect_timeout: soon}",
+            "DB_CONNECTION_ARGS.connect_timeout: not a whole number",
+        ),
+        (
+            "DB_CONNECTION_ARGS: {options: [a]}",
+            "DB_CONNECTION_ARGS.options: expected text or a number, found a list",
+        ),
+        ("DB_CONNECTION_ARGS: []", "DB_CONNECTION_ARGS: expected a map, found a list"),
+        ("DB_CONNECTION_ARGS: {port: 0}", "DB_CONNECTION_ARGS.port: not a port number"),
+        ("DISTRIBUTED_STORAGE_CONFIG: {}", "DISTRIBUTED_STORAGE_CONFIG: holds no location"),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: []",
+            "DISTRIBUTED_STORAGE_CONFIG: expected a map of locations, found a list",
+        ),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: {a: LocalStorage}",
+            "DISTRIBUTED_STORAGE_CONFIG: a: not a list",
+        ),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: {a: []}",
+            "DISTRIBUTED_STORAGE_CONFIG: a: starts with no driver name",
+        ),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: {a: [LocalStorage]}",
+            "DISTRIBUTED_STORAGE_CONFIG: a: LocalStorage without",
+        ),
+        (
+            "DISTRIBUTED_STORAGE_PREFERENCE: [third]",
+            "DISTRIBUTED_STORAGE_PREFERENCE: third is not a location",
+        ),
+        ("QUAY_SIDECAR: 1", "QUAY_SIDECAR: expected a map, found a number"),
+        ("QUAY_SIDECAR: {db_pool_size: 1}", "QUAY_SIDECAR.db_pool_size: 1 is out of range"),
+        ("QUAY_SIDECAR: {drain: 1}", "QUAY_SIDECAR.drain: there is no such setting"),
+    ];
+    for (lines, expected) in table {
+        assert!(with(lines).is_err(), "{lines}: accepted");
+        let found = problems(lines);
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{lines}: {found:?}");
+    }
+}
+
+#[test]
+fn warnings() {
+    let table = [
+        ("TESTING: true", "TESTING"),
+        ("LOGS_MODEL: elasticsearch", "LOGS_MODEL"),
+        ("AUTHENTICATION_TYPE: LDAP", "AUTHENTICATION_TYPE"),
+        ("FEATURE_PROXY_STORAGE: true", "FEATURE_PROXY_STORAGE"),
+        ("LDAP_SUPERUSER_FILTER: (a=b)", "LDAP_SUPERUSER_FILTER"),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: {s3: [S3Storage, {s3_secret_key: s3cr3t-p4ssw0rd}]}",
+            "DISTRIBUTED_STORAGE_CONFIG",
+        ),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: {a: [LocalStorage, {storage_path: data}]}",
+            "DISTRIBUTED_STORAGE_CONFIG",
+        ),
+        ("DB_CONNECTION_ARGS: {sslcrl: /x}", "DB_CONNECTION_ARGS.sslcrl"),
+        ("DB_URI: postgresql://u:s3cr3t-p4ssw0rd@h/d?sslmode=require", "DB_URI"),
+    ];
+    for (lines, key) in table {
+        let loaded = with(lines).unwrap_or_else(|error| panic!("{lines}: {error}"));
+        let keys: Vec<_> =
+            loaded.report.problems.iter().map(|p| (p.severity, p.key.as_str())).collect();
+        assert_eq!(keys, [(Severity::Warning, key)], "{lines}");
+    }
+}

@@ -1,0 +1,160 @@
+//! Who may read a repository, by the token in the request (contract §1.3, §2.6).
+
+use actix_web::HttpRequest;
+use actix_web::http::{StatusCode, header};
+
+use super::error::{ApiError, unauthorized, unsupported};
+use super::{App, Route};
+use crate::audit::Client;
+use crate::auth::{Bearer, BearerError};
+use crate::catalog::{Entity, Repository};
+use crate::oci::RepoName;
+
+/// A request for something in a repository: its name is read, its token checked.
+pub struct Access {
+    /// The route it came by.
+    pub route: Route,
+    /// The repository's name.
+    pub name: RepoName,
+    bearer: Option<Bearer>,
+}
+
+impl Access {
+    /// Reads the name and the token. Nothing about the repository is known yet.
+    pub async fn check(app: &App, request: &HttpRequest) -> Result<Self, ApiError> {
+        let route = Route::of(request);
+        app.check_capability(route)?;
+        app.check_recovery_mode(route)?;
+        let path = request.match_info().query("name");
+        if !app.shared.config.features.library_support && !path.contains('/') {
+            return Err(ApiError::NoRoute);
+        }
+        let name = RepoName::parse(path, &app.shared.rules)
+            .ok_or_else(|| app.decline(route.capability(), "repository_name"))?;
+        let bearer = app.bearer(request, app.pull_challenge(&name)).await?;
+        Ok(Self { route, name, bearer })
+    }
+
+    /// Whom the action log names.
+    pub fn entity(&self) -> &Entity {
+        self.bearer.as_ref().map_or(&Entity::Anonymous, |bearer| &bearer.entity)
+    }
+
+    /// Whether the repository may be read. A grant in the token is enough, whatever has changed
+    /// since; without one the repository must be public and hold images.
+    pub fn permit(&self, app: &App, repository: Option<&Repository>) -> Result<(), ApiError> {
+        let features = &app.shared.config.features;
+        // A cache makes repositories when they are first pulled.
+        if features.proxy_cache && repository.is_none_or(|repository| repository.proxy_cache) {
+            return Err(app.decline(self.route.capability(), "proxy_cache"));
+        }
+        let granted = self.bearer.as_ref().is_some_and(|bearer| bearer.may_pull(&self.name));
+        let public = repository.filter(|repository| repository.public && features.anonymous_access);
+        match public {
+            _ if granted => {}
+            None => return Err(self.refuse(app)),
+            Some(repository) if repository.kind != "image" => {
+                let kind = &repository.kind;
+                return Err(unsupported(format!(
+                    "This repository is for managing {kind} and not container images."
+                )));
+            }
+            Some(_) => {}
+        }
+        app.check_anonymous(self.route, self.entity())
+    }
+
+    fn refuse(&self, app: &App) -> ApiError {
+        let manifest = [Route::ManifestByTag, Route::ManifestByDigest].contains(&self.route);
+        if manifest && app.shared.config.audit.log_pull_failures {
+            return app.decline(self.route.capability(), "audit_pull_failures");
+        }
+        unauthorized(None, app.pull_challenge(&self.name))
+    }
+}
+
+impl App {
+    /// The token of a request, if it has one. A bad one is refused even where none is needed.
+    pub(super) async fn bearer(
+        &self,
+        request: &HttpRequest,
+        challenge: String,
+    ) -> Result<Option<Bearer>, ApiError> {
+        let route = Route::of(request);
+        let header = latin1(request, &header::AUTHORIZATION);
+        if header.is_empty() {
+            return Ok(None);
+        }
+        match self.shared.verifier.verify(&self.catalog, &header).await {
+            Ok(bearer) => Ok(Some(bearer)),
+            Err(BearerError::Declined(reason)) => Err(self.decline(route.capability(), reason)),
+            Err(error) => Err(ApiError::from_bearer(error, route.allow(), challenge)),
+        }
+    }
+
+    /// Where to get a token (contract §1.8, WWW-Authenticate).
+    pub(super) fn challenge(&self) -> String {
+        let server = &self.shared.config.server;
+        format!("Bearer realm=\"{}/v2/auth\",service=\"{}\"", server.base_url(), server.hostname)
+    }
+
+    fn pull_challenge(&self, name: &RepoName) -> String {
+        format!("{},scope=\"repository:{name}:pull\"", self.challenge())
+    }
+
+    /// `FEATURE_ANONYMOUS_ACCESS: false` keeps out everybody without a name.
+    pub(super) fn check_anonymous(&self, route: Route, entity: &Entity) -> Result<(), ApiError> {
+        if self.shared.config.features.anonymous_access || *entity != Entity::Anonymous {
+            return Ok(());
+        }
+        Err(self.anonymous_refused(route))
+    }
+
+    /// The refusal itself: no challenge, for no token would help.
+    pub(super) fn anonymous_refused(&self, route: Route) -> ApiError {
+        ApiError::Abort {
+            status: StatusCode::UNAUTHORIZED,
+            message: "Anonymous access is not allowed".to_owned(),
+            allow: route.allow(),
+            challenge: None,
+        }
+    }
+
+    /// `ACCOUNT_RECOVERY_MODE` leaves only `/v2/` and `/v2/auth`.
+    fn check_recovery_mode(&self, route: Route) -> Result<(), ApiError> {
+        if !self.shared.config.server.account_recovery_mode {
+            return Ok(());
+        }
+        Err(ApiError::Abort {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            message: "Quay running for account recoveries only.".to_owned(),
+            allow: route.allow(),
+            challenge: None,
+        })
+    }
+
+    /// Where a request came from. A proxy's word counts only where the proxy is nginx, and then
+    /// the last address it names (`PROXY_COUNT`, contract §1.0).
+    pub(super) fn client(&self, request: &HttpRequest) -> Client {
+        let forwarded = latin1(request, &header::X_FORWARDED_FOR);
+        let last = forwarded.rsplit(',').next().unwrap_or_default().trim();
+        let believed = self.behind_nginx && self.shared.config.server.proxy_count > 0;
+        let ip = match last {
+            address if believed && !address.is_empty() => address.chars().take(255).collect(),
+            _ => request.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default(),
+        };
+        Client { ip, user_agent: latin1(request, &header::USER_AGENT) }
+    }
+}
+
+/// A header as Python sees it: each byte a character, several lines joined by commas.
+pub(super) fn latin1(request: &HttpRequest, name: &header::HeaderName) -> String {
+    let mut text = String::new();
+    for value in request.headers().get_all(name) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.extend(value.as_bytes().iter().map(|byte| char::from(*byte)));
+    }
+    text
+}

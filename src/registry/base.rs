@@ -1,0 +1,75 @@
+//! `GET /v2/`: is this a registry, and is the token any good? (contract §1.4)
+
+use std::sync::LazyLock;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use regex::Regex;
+
+use super::access::latin1;
+use super::error::{API_VERSION, ApiError, HTML};
+use super::{App, Route};
+
+pub async fn ping(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    let route = Route::of(&request);
+    app.check_capability(route)?;
+    let config = &app.shared.config;
+    let not_found = ApiError::Abort {
+        status: StatusCode::NOT_FOUND,
+        message: "Not Found".to_owned(),
+        allow: route.allow(),
+        challenge: None,
+    };
+    if !config.features.advertise_v2 {
+        return Err(not_found);
+    }
+    let bearer = app.bearer(&request, app.challenge()).await?;
+    match docker_version(&latin1(&request, &header::USER_AGENT)) {
+        Some(_) if config.server.blacklist_v2_spec != DEFAULT_BLACKLIST => {
+            return Err(app.decline(route.capability(), "blacklist_v2_spec"));
+        }
+        Some(version) if version < FIRST_WITH_V2 => return Err(not_found),
+        _ => {}
+    }
+    let status = if bearer.is_some() { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+    let sparse = if config.features.sparse_index { "true" } else { "false" };
+    Ok(HttpResponse::build(status)
+        .insert_header(HTML)
+        .insert_header((header::WWW_AUTHENTICATE, app.challenge()))
+        .insert_header(API_VERSION)
+        .insert_header(("X-Sparse-Manifest-Support", sparse))
+        .body("true"))
+}
+
+/// Quay's default `BLACKLIST_V2_SPEC`, the only one that is read here.
+const DEFAULT_BLACKLIST: &str = "<1.6.0";
+const FIRST_WITH_V2: (u64, u64, u64) = (1, 6, 0);
+
+/// The version of Docker in a `User-Agent`, if that is what it is.
+fn docker_version(user_agent: &str) -> Option<(u64, u64, u64)> {
+    static VERSION: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"docker/([0-9]{1,9})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?")
+            .expect("a valid pattern")
+    });
+    if user_agent == "Go 1.1 package http" {
+        return Some((1, 5, 0));
+    }
+    let parts = VERSION.captures(user_agent)?;
+    let number = |part: usize| parts.get(part).map_or(Some(0), |text| text.as_str().parse().ok());
+    Some((number(1)?, number(2)?, number(3)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_dockers_are_recognised() {
+        assert_eq!(docker_version("docker/1.5.0 go/go1.4"), Some((1, 5, 0)));
+        assert_eq!(docker_version("docker/1.6"), Some((1, 6, 0)));
+        assert_eq!(docker_version("docker/01.06.00"), Some((1, 6, 0)));
+        assert_eq!(docker_version("Go 1.1 package http"), Some((1, 5, 0)));
+        assert_eq!(docker_version("containers/5.29 (github.com/containers/image)"), None);
+        assert_eq!(docker_version("docker/99999999999999999999.1.1"), None);
+    }
+}

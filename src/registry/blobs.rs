@@ -1,0 +1,115 @@
+//! `GET` and `HEAD` of `/v2/<name>/blobs/<digest>` (contract §1.6.5). Ranges are ours: Quay sends
+//! the whole blob whatever is asked for.
+
+use actix_web::body::SizedStream;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use futures_util::stream;
+
+use super::App;
+use super::access::Access;
+use super::error::{ApiError, blob_unknown, range_invalid};
+use crate::blobs::{BlobPath, LocalBlob, LocalError, Source};
+use crate::catalog::{Blob, StoredAt};
+use crate::oci::{ByteRange, Digest, Span};
+
+/// Quay's two numbers differ, so ours do.
+const CACHE_HEAD: &str = "max-age=31436000";
+const CACHE_GET: &str = "max-age=31536000";
+
+pub async fn head(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    let (access, digest, blob) = find(&app, &request).await?;
+    let size = match blob.size {
+        Some(size) => size,
+        None => open(&app, &access, &digest, &blob).await?.length,
+    };
+    let mut response = HttpResponse::Ok();
+    describe(&mut response, &digest, CACHE_HEAD);
+    Ok(response.body(SizedStream::new(size, stream::empty::<Result<_, actix_web::Error>>())))
+}
+
+pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    let (access, digest, blob) = find(&app, &request).await?;
+    let file = open(&app, &access, &digest, &blob).await?;
+    let length = file.length;
+    let mut response = HttpResponse::Ok();
+    describe(&mut response, &digest, CACHE_GET);
+    let mut span = Span { offset: 0, length };
+    if let Some(range) = range(&request) {
+        span = range.within(length).ok_or_else(|| range_invalid(length))?;
+        let last = span.offset + span.length - 1;
+        response.status(StatusCode::PARTIAL_CONTENT).insert_header((
+            header::CONTENT_RANGE,
+            format!("bytes {}-{last}/{length}", span.offset),
+        ));
+    }
+    app.shared.metrics.blob_bytes.inc_by(span.length);
+    Ok(response.body(SizedStream::new(span.length, file.read(span))))
+}
+
+/// We send no validator that `If-Range` could be held against, so it never matches.
+fn range(request: &HttpRequest) -> Option<ByteRange> {
+    let headers = request.headers();
+    if headers.contains_key(header::IF_RANGE) {
+        return None;
+    }
+    headers.get(header::RANGE)?.to_str().ok().and_then(ByteRange::parse)
+}
+
+fn describe(response: &mut HttpResponseBuilder, digest: &Digest, cache: &'static str) {
+    response
+        .insert_header(("Docker-Content-Digest", digest.as_str()))
+        .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
+        .insert_header((header::CACHE_CONTROL, cache));
+}
+
+async fn find(app: &App, request: &HttpRequest) -> Result<(Access, Digest, Blob), ApiError> {
+    let access = Access::check(app, request).await?;
+    let digest = Digest::parse(request.match_info().query("digest"));
+    let db = app.catalog.session(access.route.name());
+    let found = match &digest {
+        Some(digest) => db.blob(&access.name, digest).await?,
+        // What is no digest of ours is in no repository, but who may not read is told that first.
+        None => db.repository(&access.name).await?,
+    };
+    access.permit(app, found.as_ref().map(|found| &found.repository))?;
+    let blob = found.and_then(|found| found.blob);
+    let (digest, blob) = digest.zip(blob).ok_or_else(blob_unknown)?;
+    if blob.locations.is_empty() {
+        return Err(app.decline(access.route.capability(), "no_placement"));
+    }
+    Ok((access, digest, blob))
+}
+
+async fn open(
+    app: &App,
+    access: &Access,
+    digest: &Digest,
+    blob: &Blob,
+) -> Result<LocalBlob, ApiError> {
+    let root = match app.shared.storage.source(&blob.locations) {
+        Source::Local(root) => root,
+        Source::Unsupported(_) => {
+            return Err(app.decline(access.route.capability(), "storage_driver"));
+        }
+        Source::Unknown => {
+            let locations = blob.locations.join(", ");
+            return Err(ApiError::Internal(format!(
+                "{digest} is stored at {locations}, which DISTRIBUTED_STORAGE_CONFIG does not name"
+            )));
+        }
+    };
+    let path = match &blob.stored_at {
+        StoredAt::ContentAddress => Some(BlobPath::content_address(digest)),
+        StoredAt::SharedImages(uuid) => BlobPath::shared_images(uuid),
+    };
+    let path = path.ok_or_else(|| ApiError::Internal(format!("{digest} has no usable path")))?;
+    LocalBlob::open(path.below(root), blob.size).await.map_err(|error| match error {
+        LocalError::Missing(_) => {
+            tracing::error!(%error, repo = %access.name, %digest, "blob is in the catalog only");
+            blob_unknown()
+        }
+        LocalError::Damaged { .. } => ApiError::Internal(error.to_string()),
+        LocalError::Io { .. } => ApiError::Unavailable(error.to_string()),
+    })
+}

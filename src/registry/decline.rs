@@ -1,0 +1,29 @@
+//! Handing a request back to Python, untouched (contract §8).
+
+use super::error::{ApiError, unsupported};
+use super::{App, Route};
+use crate::telemetry::metrics::Decline;
+
+impl App {
+    /// Behind nginx Python answers instead; elsewhere the client is told what is missing.
+    pub fn decline(&self, capability: &'static str, reason: &'static str) -> ApiError {
+        self.shared.metrics.declines.get_or_create(&Decline { capability, reason }).inc();
+        if self.behind_nginx {
+            return ApiError::Python;
+        }
+        unsupported(format!("not served by quay-sidecar yet: {reason} ({capability})"))
+    }
+
+    /// Reasons that hold for every request of a capability.
+    pub fn check_capability(&self, route: Route) -> Result<(), ApiError> {
+        let capability = route.capability();
+        if self.shared.config.testing {
+            return Err(self.decline(capability, "testing"));
+        }
+        let broken = self.shared.broken.load();
+        if broken.iter().any(|broken| broken == capability) {
+            return Err(self.decline(capability, "schema_contract"));
+        }
+        Ok(())
+    }
+}

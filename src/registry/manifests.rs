@@ -1,0 +1,85 @@
+//! `GET` and `HEAD` of `/v2/<name>/manifests/<reference>` (contract §1.6.4).
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::Utc;
+
+use super::access::Access;
+use super::error::{ApiError, manifest_unknown, name_unknown, tag_expired};
+use super::{App, Route};
+use crate::audit::{Pull, Reference};
+use crate::catalog::{Manifest, ManifestLookup};
+use crate::oci::{Accept, is_tag};
+
+pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    let tag = request.match_info().query("tag");
+    if !is_tag(tag) {
+        return Err(ApiError::NoRoute);
+    }
+    let access = check(&app, &request).await?;
+    let db = app.catalog.session(access.route.name());
+    let now_ms = Utc::now().timestamp_millis();
+    let found = db.manifest_by_tag(&access.name, tag, now_ms, access.entity()).await?;
+    access.permit(&app, found.as_ref().map(|found| &found.repository))?;
+    let found = found.ok_or_else(name_unknown)?;
+
+    let manifest = match &found.manifest {
+        Some(manifest) => manifest,
+        None if found.expired => return Err(tag_expired(tag)),
+        None => return Err(manifest_unknown()),
+    };
+    let lines = request.headers().get_all(header::ACCEPT).filter_map(|line| line.to_str().ok());
+    if !Accept::parse(lines).takes(&manifest.media_type) {
+        return Err(app.decline(access.route.capability(), "manifest_conversion"));
+    }
+    send(&app, &request, &access, &found, manifest, Reference::Tag(tag)).await
+}
+
+pub async fn by_digest(
+    request: HttpRequest,
+    app: web::Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let access = check(&app, &request).await?;
+    let digest = request.match_info().query("digest");
+    let db = app.catalog.session(access.route.name());
+    let now_ms = Utc::now().timestamp_millis();
+    let found = db.manifest_by_digest(&access.name, digest, now_ms, access.entity()).await?;
+    access.permit(&app, found.as_ref().map(|found| &found.repository))?;
+    let found = found.ok_or_else(name_unknown)?;
+
+    let manifest = found.manifest.as_ref().ok_or_else(manifest_unknown)?;
+    send(&app, &request, &access, &found, manifest, Reference::Digest(digest)).await
+}
+
+async fn check(app: &App, request: &HttpRequest) -> Result<Access, ApiError> {
+    if app.shared.config.audit.logs_model != "database" {
+        return Err(app.decline(Route::of(request).capability(), "logs_model"));
+    }
+    Access::check(app, request).await
+}
+
+/// Logs the pull, then sends the stored bytes. HEAD logs too, as in Quay.
+async fn send(
+    app: &App,
+    request: &HttpRequest,
+    access: &Access,
+    found: &ManifestLookup,
+    manifest: &Manifest,
+    reference: Reference<'_>,
+) -> Result<HttpResponse, ApiError> {
+    if manifest.bytes.is_empty() {
+        return Err(app.decline(access.route.capability(), "sparse_manifest"));
+    }
+    let pull = Pull {
+        name: &access.name,
+        repository: &found.repository,
+        performer: found.performer.as_ref(),
+        reference,
+        media_type: &manifest.media_type,
+    };
+    app.shared.audit.pull(&pull, &app.client(request)).await?;
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, manifest.media_type.as_str()))
+        .insert_header(("Docker-Content-Digest", manifest.digest.as_str()))
+        .body(manifest.bytes.clone()))
+}

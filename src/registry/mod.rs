@@ -1,0 +1,72 @@
+//! The `/v2` surface: one file per group of endpoints, one table of routes.
+//!
+//! A handler parses, authorises, makes one call into the rooms below and responds. No SQL here.
+
+mod access;
+mod base;
+mod blobs;
+mod decline;
+mod error;
+mod json;
+mod manifests;
+mod observe;
+mod paths;
+mod query;
+mod routes;
+mod tags;
+mod token;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub use routes::{Route, configure};
+pub use {observe::InFlight, observe::observe, paths::normalise};
+
+use crate::audit::Audit;
+use crate::auth::{Authorizer, InstanceKey, Logins, ScopeParser, Verifier};
+use crate::blobs::Storage;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::oci::NameRules;
+use crate::telemetry::Metrics;
+
+/// What every handler works with. One a serving thread, with that thread's connections.
+#[derive(Clone)]
+pub struct App {
+    /// The database, through this thread's pool.
+    pub catalog: Catalog,
+    /// Whether this listener is nginx's: only there are internal redirects sent and
+    /// `X-Forwarded-For` believed.
+    pub behind_nginx: bool,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+}
+
+/// What is the same on every thread and listener.
+pub struct Shared {
+    /// The configuration as it was at start.
+    pub config: Config,
+    /// How repository names are read.
+    pub rules: NameRules,
+    /// Checks bearer tokens.
+    pub verifier: Verifier,
+    /// Checks passwords.
+    pub logins: Logins,
+    /// Reads scopes.
+    pub scopes: ScopeParser,
+    /// Decides scopes.
+    pub authorizer: Authorizer,
+    /// Signs tokens.
+    pub instance_key: InstanceKey,
+    /// Writes the action log.
+    pub audit: Audit,
+    /// Finds blobs.
+    pub storage: Storage,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Capabilities whose tables are not what we know, by the last look at the database.
+    pub broken: ArcSwap<Vec<String>>,
+    /// Requests being answered, and whether new ones should go elsewhere.
+    pub in_flight: InFlight,
+}

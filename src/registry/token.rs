@@ -1,0 +1,141 @@
+//! `GET /v2/auth`: tokens (contract §1.5, §2.3).
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use super::access::latin1;
+use super::error::{ApiError, denied, invalid_request, name_invalid, unauthorized, unsupported};
+use super::{App, Route, json, query};
+use crate::auth::{
+    Basic, Declined, Grant, GrantError, Identity, LoginError, ScopeError, ScopeRequest,
+    TokenRequest, mint,
+};
+
+/// Scopes in one request at most. Clients send one, or two when they mount a blob.
+const MAX_SCOPES: usize = 50;
+
+pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    app.check_capability(Route::Token)?;
+    let query = request.query_string();
+    let scopes: Vec<String> = query::values(query, "scope").take(MAX_SCOPES + 1).collect();
+    if scopes.len() > MAX_SCOPES {
+        return Err(invalid_request(format!("more than {MAX_SCOPES} scopes in one request")));
+    }
+    let service = query::value(query, "service");
+    let hostname = &app.shared.config.server.hostname;
+    if let Some(other) = service.filter(|service| service != hostname) {
+        // A token for another audience is a key to another service (CVE-2026-123710).
+        return Err(invalid_request(format!("this registry is {hostname}, not {other:?}")));
+    }
+    // What cannot be read is refused, but only once the login is known to be good.
+    let parsed: Vec<_> = scopes.iter().map(|scope| parse(&app, scope)).collect();
+
+    let identity = login(&app, &request, &parsed).await?;
+    if identity.is_none() && scopes.is_empty() {
+        return Err(unauthorized(None, app.challenge()));
+    }
+    let mut grants = Vec::new();
+    for scope in parsed {
+        match scope? {
+            Some(scope) => grants.push(grant(&app, &scope, identity.as_ref()).await?),
+            None if identity.is_none() => return Err(unauthorized(None, app.challenge())),
+            None => {}
+        }
+    }
+    if let Some(identity) = identity.as_ref().filter(|_| scopes.is_empty()) {
+        note_login(&app, &request, identity).await?;
+    }
+    let token = mint(
+        &app.shared.instance_key,
+        &TokenRequest {
+            issuer: &app.shared.config.keys.service,
+            audience: hostname,
+            identity: identity.as_ref(),
+            grants: &grants,
+        },
+    )?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"));
+    Ok(json::respond(&mut response, &json!({"token": token})))
+}
+
+/// An empty scope is none.
+fn parse(app: &App, scope: &str) -> Result<Option<ScopeRequest>, ApiError> {
+    if scope.is_empty() {
+        return Ok(None);
+    }
+    app.shared.scopes.parse(scope).map(Some).map_err(|error| match error {
+        ScopeError::Undecodable(_) => invalid_request(error.to_string()),
+        ScopeError::InvalidName(_) => name_invalid(error.to_string()),
+    })
+}
+
+/// Who asks: nobody without an `Authorization` header.
+async fn login(
+    app: &App,
+    request: &HttpRequest,
+    scopes: &[Result<Option<ScopeRequest>, ApiError>],
+) -> Result<Option<Identity>, ApiError> {
+    let config = &app.shared.config;
+    let header = latin1(request, &header::AUTHORIZATION);
+    if header.is_empty() {
+        return match config.features.anonymous_access {
+            true => Ok(None),
+            false => Err(app.anonymous_refused(Route::Token)),
+        };
+    }
+    let decline = |reason| app.decline(Route::Token.capability(), reason);
+    // Decided before the password is looked at: Python will look at it too, and a wrong one
+    // must be counted once.
+    if scopes.iter().flatten().flatten().any(|scope| scope.push || scope.admin) {
+        return Err(decline("push_token"));
+    }
+    if config.audit.log_login_failures {
+        return Err(decline("audit_login_failures"));
+    }
+    if scopes.is_empty() && config.audit.logs_model != "database" {
+        return Err(decline("logs_model"));
+    }
+    let refused = |message| match config.features.anonymous_access {
+        true => unauthorized(message, app.challenge()),
+        // A failed login is an anonymous one.
+        false => app.anonymous_refused(Route::Token),
+    };
+    let invalid = || Some("Specified credentials are invalid".to_owned());
+    let Some(basic) = Basic::parse(&header) else { return Err(refused(invalid())) };
+    let db = app.catalog.session(Route::Token.name());
+    match app.shared.logins.check(db, &basic).await {
+        Ok(identity) => Ok(Some(identity)),
+        Err(LoginError::Invalid(message)) => Err(refused(message.or_else(invalid))),
+        Err(LoginError::Throttled(seconds)) => Err(ApiError::Throttled { seconds }),
+        Err(LoginError::Declined(Declined(reason))) => Err(decline(reason)),
+        Err(LoginError::Catalog(error)) => Err(error.into()),
+    }
+}
+
+async fn grant(
+    app: &App,
+    scope: &ScopeRequest,
+    identity: Option<&Identity>,
+) -> Result<Grant, ApiError> {
+    let db = app.catalog.session(Route::Token.name());
+    app.shared.authorizer.grant(db, scope, identity).await.map_err(|error| match error {
+        GrantError::NamespaceDisabled(_) => denied(error.to_string()),
+        GrantError::NotImages(_) => unsupported(error.to_string()),
+        GrantError::Declined(Declined(reason)) => app.decline(Route::Token.capability(), reason),
+        GrantError::Catalog(error) => error.into(),
+    })
+}
+
+/// A token for no repository is how clients check a password: `podman login`.
+async fn note_login(app: &App, request: &HttpRequest, identity: &Identity) -> Result<(), ApiError> {
+    let (account, robot) = match identity {
+        Identity::User { id, username, .. } => ((*id, username.as_str()), None),
+        Identity::Robot { owner_id, owner, username, .. } => {
+            ((*owner_id, owner.as_str()), Some(username.as_str()))
+        }
+    };
+    let client = app.client(request);
+    Ok(app.shared.audit.login(account, identity.id(), robot, &client).await?)
+}

@@ -1,0 +1,166 @@
+//! Addresses to listen on.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A socket that nginx's workers may be of another user's group to reach.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Pending connections: what the kernel keeps while all threads are busy.
+pub(super) const BACKLOG: u32 = 2048;
+
+/// An address, and whether it is nginx that connects to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub address: Address,
+    /// Whether internal redirects are sent and `X-Forwarded-For` is believed here.
+    pub nginx: bool,
+}
+
+/// A TCP port or a socket file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Not an address.
+    #[error("{0:?} is neither IP:PORT nor unix:/path, optionally followed by ,nginx")]
+    Syntax(String),
+    /// The system refuses it.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process answers there.
+    #[error("cannot listen on {0}: another process is listening there")]
+    InUse(Address),
+}
+
+/// A bound listener.
+pub(super) enum Bound {
+    /// A TCP port.
+    Tcp(TcpListener),
+    /// A socket file.
+    Unix(UnixListener),
+}
+
+impl Listen {
+    /// Where registryd listens unless told otherwise.
+    pub const DEFAULT_PORT: u16 = 8445;
+
+    /// A port of this machine only.
+    pub fn local(port: u16) -> Self {
+        Self { address: Address::Tcp((Ipv4Addr::LOCALHOST, port).into()), nginx: false }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let (address, nginx) = match text.strip_suffix(",nginx") {
+            Some(address) => (address, true),
+            None => (text, false),
+        };
+        let address = match address.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Address::Unix(path.into()),
+            Some(_) => return Err(ListenError::Syntax(text.to_owned())),
+            None => {
+                let parsed = address.parse().map_err(|_| ListenError::Syntax(text.to_owned()));
+                Address::Tcp(parsed?)
+            }
+        };
+        Ok(Self { address, nginx })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// Binds it, and says where: port 0 becomes a real one. A socket file left behind by a dead
+    /// process is replaced.
+    pub(super) fn bind(&self) -> Result<(Bound, Self), ListenError> {
+        let failed = |source| ListenError::Bind { address: self.clone(), source };
+        match self {
+            Self::Tcp(address) => {
+                let listener = TcpListener::bind(address).map_err(failed)?;
+                let address = listener.local_addr().map_err(failed)?;
+                Ok((Bound::Tcp(listener), Self::Tcp(address)))
+            }
+            Self::Unix(path) => {
+                let socket = |m: std::fs::Metadata| m.file_type().is_socket();
+                if std::fs::symlink_metadata(path).is_ok_and(socket) {
+                    if UnixStream::connect(path).is_ok() {
+                        return Err(ListenError::InUse(self.clone()));
+                    }
+                    std::fs::remove_file(path).map_err(failed)?;
+                }
+                let listener = UnixListener::bind(path).map_err(failed)?;
+                let mode = std::fs::Permissions::from_mode(SOCKET_MODE);
+                std::fs::set_permissions(path, mode).map_err(failed)?;
+                Ok((Bound::Unix(listener), self.clone()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn addresses() {
+        let parse = |text: &str| text.parse::<Listen>().map(|l| (l.address.to_string(), l.nginx));
+        let ok = |address: &str, nginx| (address.to_owned(), nginx);
+        assert_eq!(parse("127.0.0.1:8445").unwrap(), ok("http://127.0.0.1:8445", false));
+        assert_eq!(parse("[::1]:0,nginx").unwrap(), ok("http://[::1]:0", true));
+        assert_eq!(parse("unix:/run/q.sock,nginx").unwrap(), ok("unix:/run/q.sock", true));
+        for bad in ["", "8445", "localhost:1", "unix:", "unix:rel", "127.0.0.1:99999", ",nginx"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_taken_over_from_the_dead_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("q.sock"));
+        let (first, _) = address.bind().unwrap();
+        assert!(matches!(address.bind(), Err(ListenError::InUse(_))));
+        drop(first);
+        assert!(address.bind().is_ok());
+        let Address::Unix(path) = &address else { unreachable!() };
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, "not a socket").unwrap();
+        assert!(matches!(address.bind(), Err(ListenError::Bind { .. })));
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "not a socket");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,60}") {
+            let _ = text.parse::<Listen>();
+        }
+    }
+}

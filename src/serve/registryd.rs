@@ -1,0 +1,279 @@
+//! `quay serve registryd`: bind, serve, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App as Service, HttpServer, web};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::admin;
+use super::health::Health;
+use super::listen::{Address, BACKLOG, Bound, Listen, ListenError};
+use crate::audit::{Audit, Batcher};
+use crate::auth::{
+    Authorizer, FieldKey, InstanceKey, Logins, ScopeParser, VerificationKeys, Verifier,
+};
+use crate::blobs::Storage;
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::Config;
+use crate::oci::NameRules;
+use crate::registry::{self, App, InFlight, Shared};
+use crate::telemetry::Metrics;
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// How often draining looks whether it is done.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How long a connection without a request may go on while draining: time for a request that was
+/// already on its way.
+const DRAIN_IDLE: Duration = Duration::from_millis(200);
+
+/// How long the last rows of the action log may take.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// What the command line says.
+#[derive(Debug)]
+pub struct Options {
+    /// Where clients, or nginx, connect.
+    pub listen: Vec<Listen>,
+    /// Where operators do.
+    pub admin: SocketAddr,
+}
+
+/// A service that could not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The database settings.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A setting that no request could be served with.
+    #[error("{0}")]
+    Setting(String),
+    /// The server.
+    #[error("server failed: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
+    let drain = config.sidecar.drain;
+    let (parts, writer) = build(config)?;
+    let mut bound = Vec::new();
+    for listen in &options.listen {
+        let (socket, address) = listen.address.bind()?;
+        bound.push((socket, address, listen.nginx));
+    }
+    let (admin, admin_address) = admin_server(&parts, options.admin)?;
+    let mut servers = Vec::new();
+    for nginx in [true, false] {
+        let mine: Vec<_> = bound.extract_if(.., |(_, _, behind)| *behind == nginx).collect();
+        if !mine.is_empty() {
+            servers.push(registry_server(&parts, nginx, mine)?);
+        }
+    }
+    println!("admin listening on {admin_address}");
+
+    let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
+    let admin_handle = admin.handle();
+    tokio::spawn(parts.health().first_look());
+    let mut running = tokio::task::JoinSet::new();
+    for server in servers.into_iter().chain([admin]) {
+        running.spawn(server);
+    }
+
+    let in_flight = parts.shared.in_flight.clone();
+    tokio::select! {
+        name = stop_signal() => tracing::info!(signal = name?, "draining"),
+        Some(ended) = running.join_next() => {
+            ended.map_err(std::io::Error::other)??;
+            return Err(ServeError::Setting("a listener ended by itself".to_owned()));
+        }
+    }
+    let forced = drain_requests(&in_flight, &handles, drain).await;
+    admin_handle.stop(false).await;
+    while running.join_next().await.is_some() {}
+
+    // The last handle to the queue goes with these; then the writer flushes and ends.
+    drop(parts);
+    if tokio::time::timeout(FLUSH, writer).await.is_err() {
+        tracing::error!("the action log was not flushed within {FLUSH:?}");
+    }
+    match forced {
+        0 => tracing::info!("stopped"),
+        cut => tracing::warn!(cut, "stopped at the deadline, requests were cut off"),
+    }
+    Ok(())
+}
+
+/// Everything that is built once a process.
+struct Parts {
+    shared: Arc<Shared>,
+    catalog: Catalog,
+    keys: Arc<VerificationKeys>,
+    workers: usize,
+}
+
+impl Parts {
+    fn health(&self) -> Health {
+        Health {
+            catalog: self.catalog.clone(),
+            keys: self.keys.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Connections of each serving thread.
+    fn pool_size(&self) -> usize {
+        (self.shared.config.sidecar.db_pool_size / self.workers).max(2)
+    }
+}
+
+fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeError> {
+    let metrics = Arc::new(Metrics::default());
+    let sidecar = &config.sidecar;
+    let cores = || std::thread::available_parallelism().map_or(2, usize::from);
+    let workers = sidecar.workers.unwrap_or_else(cores);
+    // Health and keys share one pool; the action log's writer has a connection to itself.
+    let catalog = Catalog::new(&config.database, sidecar, 2, metrics.clone())?;
+    let (batcher, writer) = Batcher::start(
+        catalog.with_own_pool(1)?,
+        sidecar.audit_queue,
+        sidecar.audit_timeout,
+        metrics.clone(),
+    );
+
+    let rules = NameRules {
+        library_namespace: config.server.library_namespace.clone(),
+        extended: config.features.extended_repository_names,
+    };
+    let keys = Arc::new(VerificationKeys::new(&config.keys.service, metrics.clone()));
+    let read_only = config.server.registry_state_readonly;
+    let tolerant = config.audit.allow_pulls_without_strict_logging
+        || config.audit.allow_without_strict_logging;
+    let field_key = FieldKey::derive(config.auth.database_secret_key.expose());
+    let field_key = field_key.ok_or_else(|| {
+        let reason = "DATABASE_SECRET_KEY: no key can be made of it; use what Python Quay uses";
+        ServeError::Setting(reason.to_owned())
+    })?;
+    let scopes = ScopeParser::new(&config.server.hostname, rules.clone())
+        .map_err(|error| ServeError::Setting(format!("SERVER_HOSTNAME: {error}")))?;
+    let auth = Arc::new(config.auth.clone());
+    let hashers = sidecar.password_hashers;
+    let shared = Shared {
+        verifier: Verifier::new(
+            keys.clone(),
+            &config.server.hostname,
+            &config.keys,
+            rules.clone(),
+            metrics.clone(),
+        ),
+        logins: Logins::new(auth.clone(), tolerant, read_only, field_key, hashers, metrics.clone()),
+        authorizer: Authorizer::new(auth, config.features.proxy_cache),
+        instance_key: InstanceKey::new(&config.keys.kid_path, &config.keys.key_path),
+        audit: Audit::new(config.audit.clone(), read_only, batcher),
+        storage: Storage::new(&config.storage),
+        broken: Default::default(),
+        in_flight: InFlight::new(metrics.in_flight.clone()),
+        rules,
+        scopes,
+        metrics,
+        config,
+    };
+    Ok((Parts { shared: Arc::new(shared), catalog, keys, workers }, writer))
+}
+
+fn registry_server(
+    parts: &Parts,
+    behind_nginx: bool,
+    sockets: Vec<(Bound, Address, bool)>,
+) -> Result<Server, ServeError> {
+    let (catalog, shared, pool) = (parts.catalog.clone(), parts.shared.clone(), parts.pool_size());
+    let sidecar = &parts.shared.config.sidecar;
+    let mut server = HttpServer::new(move || {
+        // Made on the thread that will use it, so that its connections live there.
+        let catalog = catalog.with_own_pool(pool).unwrap_or_else(|_| catalog.clone());
+        let app = App { catalog, behind_nginx, shared: shared.clone() };
+        Service::new()
+            .app_data(web::Data::new(app))
+            .wrap(from_fn(registry::normalise))
+            .wrap(from_fn(registry::observe))
+            .configure(registry::configure)
+    })
+    .workers(parts.workers)
+    .max_connections(sidecar.max_connections.div_ceil(parts.workers))
+    .backlog(BACKLOG)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(sidecar.drain.as_secs())
+    .disable_signals();
+    for (socket, address, _) in sockets {
+        server = match socket {
+            Bound::Tcp(listener) => server.listen(listener)?,
+            Bound::Unix(listener) => server.listen_uds(listener)?,
+        };
+        println!("registryd listening on {address}");
+    }
+    Ok(server.run())
+}
+
+fn admin_server(parts: &Parts, address: SocketAddr) -> Result<(Server, Address), ServeError> {
+    let (socket, address) = Address::Tcp(address).bind()?;
+    let health = web::Data::new(parts.health());
+    let server = HttpServer::new(move || {
+        Service::new().app_data(health.clone()).configure(admin::configure)
+    })
+    .workers(1)
+    .max_connections(64)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(1)
+    .disable_signals();
+    let server = match socket {
+        Bound::Tcp(listener) => server.listen(listener)?,
+        Bound::Unix(listener) => server.listen_uds(listener)?,
+    };
+    Ok((server.run(), address))
+}
+
+async fn stop_signal() -> Result<&'static str, std::io::Error> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    })
+}
+
+/// Readiness goes first, then the listeners; then the requests in flight finish, bodies included.
+/// Returns how many had not at the deadline.
+async fn drain_requests(in_flight: &InFlight, servers: &[ServerHandle], limit: Duration) -> i64 {
+    in_flight.drain();
+    for server in servers {
+        server.pause().await;
+    }
+    let deadline = Instant::now() + limit;
+    let mut idle_since = Instant::now();
+    while Instant::now() < deadline {
+        if in_flight.count() > 0 {
+            idle_since = Instant::now();
+        } else if idle_since.elapsed() >= DRAIN_IDLE {
+            break;
+        }
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    let left = in_flight.count();
+    for server in servers {
+        server.stop(false).await;
+    }
+    left
+}

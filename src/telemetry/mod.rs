@@ -1,0 +1,6 @@
+//! What operators see: logs, metrics, request ids.
+
+pub mod logs;
+pub mod metrics;
+
+pub use metrics::Metrics;
