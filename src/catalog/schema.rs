@@ -14,15 +14,20 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+/// All that we rely on.
 #[derive(Debug, Deserialize)]
 pub struct Contract {
+    /// In an order that satisfies their references.
     pub tables: Vec<Table>,
 }
 
+/// A table of Quay's.
 #[derive(Debug, Deserialize)]
 pub struct Table {
+    /// Its name.
     #[serde(rename = "table")]
     pub name: String,
+    /// What we need it for.
     pub why: String,
     /// Capabilities that stay with Python when this table is not as described.
     pub needed_by: Vec<String>,
@@ -31,8 +36,10 @@ pub struct Table {
     /// Columns we never touch; they only give a rendered table its real shape.
     #[serde(default)]
     pub shape: Vec<Column>,
+    /// Columns of each unique index.
     #[serde(default)]
     pub unique: Vec<Vec<String>>,
+    /// Columns of each other index that our statements lean on.
     #[serde(default)]
     pub indexes: Vec<Vec<String>>,
     /// Values of `name` that must exist, for a table of enumerated names.
@@ -44,64 +51,96 @@ pub struct Table {
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Column {
+    /// Its name.
     pub name: String,
+    /// Its type.
     pub ty: Type,
+    /// Whether it may be NULL.
     pub nullable: bool,
+    /// What the server fills in, as SQL.
     pub default: Option<String>,
+    /// The table whose id it holds.
     pub references: Option<String>,
 }
 
+/// The types that Quay's columns have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Type {
+    /// A primary key that fits an `i32`.
     Serial,
+    /// A primary key that fits an `i64`.
     BigSerial,
+    /// 32 bits.
     Integer,
+    /// 64 bits.
     BigInt,
+    /// Text up to this length.
     Varchar(u16),
+    /// Text of any length.
     Text,
+    /// True or false.
     Boolean,
+    /// Without time zone.
     Timestamp,
+    /// A day.
     Date,
 }
 
 /// As far as types must agree: what Rust type a column is read into.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Family {
+    /// `i32`
     Integer,
+    /// `i64`
     BigInt,
+    /// `String`
     Text,
+    /// `bool`
     Boolean,
+    /// `NaiveDateTime`
     Timestamp,
+    /// `NaiveDate`
     Date,
 }
 
 /// A column as the live database describes it (`information_schema.columns`).
 #[derive(Clone, Debug)]
 pub struct LiveColumn {
+    /// `table_name`
     pub table: String,
+    /// `column_name`
     pub column: String,
+    /// `data_type`
     pub data_type: String,
+    /// `is_nullable`
     pub nullable: bool,
 }
 
 /// One way in which a live database is not what we rely on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drift {
+    /// The table of the contract.
     pub table: String,
     /// None when the table as a whole is missing.
     pub column: Option<String>,
+    /// What is wrong.
     pub problem: Problem,
     /// The capabilities that cannot be ours because of it.
     pub capabilities: Vec<String>,
 }
 
+/// What can be wrong with a live database.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Problem {
+    /// There is no such table.
     MissingTable,
+    /// The table has no such column.
     MissingColumn,
     /// The live type, which belongs to another family than ours.
     OtherType {
+        /// What we read the column into.
         expected: Family,
+        /// The live type.
         found: String,
     },
     /// We rely on a value, the live column may have none.
@@ -111,6 +150,7 @@ pub enum Problem {
 }
 
 /// The contract this binary was built with.
+#[expect(clippy::expect_used, reason = "the file is part of the binary; a test loads it")]
 pub fn contract() -> &'static Contract {
     static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
         config::Config::builder()
@@ -120,7 +160,7 @@ pub fn contract() -> &'static Contract {
             ))
             .build()
             .and_then(config::Config::try_deserialize)
-            .expect("conf/schema.yaml, part of this binary, is well-formed")
+            .expect("conf/schema.yaml is well-formed")
     });
     &CONTRACT
 }
@@ -184,6 +224,7 @@ impl Column {
 }
 
 impl Type {
+    /// What values of this type are read into.
     pub fn family(self) -> Family {
         match self {
             Type::Serial | Type::Integer => Family::Integer,

@@ -177,7 +177,7 @@ fn seconds(value: &ValueKind) -> Parsed<Duration> {
 }
 
 pub(super) fn instance_keys(r: &mut Reader<'_>, dir: &Path) -> InstanceKeys {
-    let conf = conf_dir(r, dir);
+    let conf = conf_dir(dir);
     InstanceKeys {
         service: r.setting("INSTANCE_SERVICE_KEY_SERVICE", "quay".into(), text),
         kid_path: r.setting("INSTANCE_SERVICE_KEY_KID_LOCATION", conf.join("quay.kid"), path),
@@ -186,13 +186,11 @@ pub(super) fn instance_keys(r: &mut Reader<'_>, dir: &Path) -> InstanceKeys {
     }
 }
 
-/// Quay's `conf` folder, which holds its keys: `config.yaml` lies in `conf/stack`, one level down.
-fn conf_dir(r: &Reader<'_>, dir: &Path) -> PathBuf {
-    if let Some(conf) = r.env.var("QUAYCONF").filter(|conf| !conf.is_empty()) {
-        return conf.into();
-    }
+/// Where the keys are: beside `config.yaml`, or one level up where that is `conf/stack`, as in
+/// Quay's image.
+fn conf_dir(dir: &Path) -> PathBuf {
     match dir.parent() {
-        Some(conf) if dir.ends_with("stack") => conf.into(),
+        Some(conf) if dir.ends_with("stack") && !dir.join("quay.kid").exists() => conf.into(),
         _ => dir.into(),
     }
 }

@@ -1,9 +1,6 @@
 //! Repository names.
 
 use std::fmt;
-use std::sync::LazyLock;
-
-use regex::Regex;
 
 /// How this installation reads repository names.
 #[derive(Clone, Debug)]
@@ -46,17 +43,22 @@ impl RepoName {
     /// Whether the repository part has a name that Quay gives tokens for. The namespace is not
     /// looked at (contract §2.3 step 4).
     pub fn is_valid(&self, rules: &NameRules) -> bool {
-        static COMPONENT: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r"^[a-z0-9][.a-z0-9_-]*$").expect("a valid pattern"));
         if self.repository.len() > 255 {
             return false;
         }
         if rules.extended {
-            self.repository.split('/').all(|component| COMPONENT.is_match(component))
+            self.repository.split('/').all(is_component)
         } else {
-            COMPONENT.is_match(&self.repository)
+            is_component(&self.repository)
         }
     }
+}
+
+/// `[a-z0-9][.a-z0-9_-]*`
+fn is_component(text: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.bytes().next().is_some_and(alphanumeric)
+        && text.bytes().all(|b| alphanumeric(b) || b"._-".contains(&b))
 }
 
 impl fmt::Display for RepoName {

@@ -46,6 +46,7 @@ const DEFAULT_BLACKLIST: &str = "<1.6.0";
 const FIRST_WITH_V2: (u64, u64, u64) = (1, 6, 0);
 
 /// The version of Docker in a `User-Agent`, if that is what it is.
+#[expect(clippy::expect_used, reason = "the pattern is a constant")]
 fn docker_version(user_agent: &str) -> Option<(u64, u64, u64)> {
     static VERSION: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"docker/([0-9]{1,9})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?")

@@ -63,61 +63,54 @@ pub struct OciError {
     pub challenge: Option<String>,
 }
 
-impl OciError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
-        let (message, detail) = (message.into(), json!({}));
-        ApiError::Oci(Self { status, code, message, detail, challenge: None })
-    }
-}
-
 /// Seconds after which a client may ask again when something was away.
 const RETRY_AFTER: &str = "1";
 
 /// Named as in the OCI distribution spec where that has a name.
 pub fn blob_unknown() -> ApiError {
-    OciError::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "blob unknown to registry")
+    oci_error(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "blob unknown to registry")
 }
 
 /// No such manifest, or none that is alive.
 pub fn manifest_unknown() -> ApiError {
-    OciError::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "manifest unknown")
+    oci_error(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "manifest unknown")
 }
 
 /// The tag was there once.
 pub fn tag_expired(tag: &str) -> ApiError {
     let message = format!("Tag {tag} was deleted or has expired. To pull, revive via time machine");
-    OciError::new(StatusCode::NOT_FOUND, "TAG_EXPIRED", message)
+    oci_error(StatusCode::NOT_FOUND, "TAG_EXPIRED", message)
 }
 
 /// A token permits it, but there is no such repository.
 pub fn name_unknown() -> ApiError {
-    OciError::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "repository not found")
+    oci_error(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "repository not found")
 }
 
 /// A name that no repository can have.
 pub fn name_invalid(message: String) -> ApiError {
-    OciError::new(StatusCode::BAD_REQUEST, "NAME_INVALID", message)
+    oci_error(StatusCode::BAD_REQUEST, "NAME_INVALID", message)
 }
 
 /// A parameter that cannot be read.
 pub fn invalid_request(message: String) -> ApiError {
-    OciError::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
+    oci_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
 }
 
 /// Something that this registry does not do, or not for this repository.
 pub fn unsupported(message: String) -> ApiError {
-    OciError::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message)
+    oci_error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message)
 }
 
 /// The namespace is switched off.
 pub fn denied(message: String) -> ApiError {
-    OciError::new(StatusCode::METHOD_NOT_ALLOWED, "DENIED", message)
+    oci_error(StatusCode::METHOD_NOT_ALLOWED, "DENIED", message)
 }
 
 /// No bytes of the blob are in the range.
 pub fn range_invalid(length: u64) -> ApiError {
     let message = format!("the blob has {length} bytes, none of them in the range");
-    OciError::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", message)
+    oci_error(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", message)
 }
 
 /// The client must log in, or log in as somebody else.
@@ -230,6 +223,11 @@ impl ResponseError for ApiError {
             }
         }
     }
+}
+
+fn oci_error(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
+    let (message, detail) = (message.into(), json!({}));
+    ApiError::Oci(OciError { status, code, message, detail, challenge: None })
 }
 
 impl OciError {

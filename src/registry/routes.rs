@@ -62,11 +62,11 @@ impl Route {
     /// The capability that owns its reads, as in the owner switches.
     pub fn capability(self) -> &'static str {
         match self {
-            Self::Base => "v2_base",
-            Self::Token => "v2_auth",
-            Self::BlobDelete | Self::Uploads | Self::Upload => "v2_push",
-            Self::V1 => "v1",
-            _ => "v2_pull",
+            Self::Base => "V2_BASE",
+            Self::Token => "V2_AUTH",
+            Self::BlobDelete | Self::Uploads | Self::Upload => "V2_PUSH",
+            Self::V1 => "V1",
+            _ => "V2_PULL",
         }
     }
 
@@ -175,6 +175,6 @@ async fn no_route() -> Result<HttpResponse, ApiError> {
 
 async fn not_built(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let read = [Method::GET, Method::HEAD].contains(request.method());
-    let capability = if read { Route::of(&request).capability() } else { "v2_push" };
+    let capability = if read { Route::of(&request).capability() } else { "V2_PUSH" };
     Err(app.decline(capability, "not_built"))
 }

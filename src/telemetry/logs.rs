@@ -8,7 +8,10 @@ use tracing_subscriber::fmt::time::ChronoUtc;
 
 /// Starts logging for the process. Later calls change nothing.
 pub fn start(json: bool, debug: bool) {
-    let filter = EnvFilter::new(if debug { "info,quay_sidecar=debug" } else { "info" });
+    let filter = EnvFilter::new(match debug {
+        true => "warn,quay=debug,quay_sidecar=debug",
+        false => "warn,quay=info,quay_sidecar=info",
+    });
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(ChronoUtc::rfc_3339())

@@ -175,10 +175,10 @@ mod tests {
     fn every_metric_has_its_name() {
         let metrics = Metrics::default();
         metrics.statement("manifest_by_tag");
-        metrics.declines.get_or_create(&Decline { capability: "v2_pull", reason: "schema1" }).inc();
+        metrics.declines.get_or_create(&Decline { capability: "V2_PULL", reason: "schema1" }).inc();
         let text = metrics.text();
         assert!(text.contains("db_statements_total{route=\"manifest_by_tag\"} 1"), "{text}");
-        assert!(text.contains("quay_declined_total{capability=\"v2_pull\",reason=\"schema1\"} 1"));
+        assert!(text.contains("quay_declined_total{capability=\"V2_PULL\",reason=\"schema1\"} 1"));
         assert!(text.contains("process_resident_memory_peak_bytes "), "{text}");
     }
 }

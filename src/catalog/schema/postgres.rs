@@ -1,45 +1,33 @@
 //! The contract rendered as a PostgreSQL database.
 
-use std::fmt::{self, Write as _};
-
 use super::{Column, Contract, Table, Type};
 
 impl Contract {
     /// Statements that make an empty PostgreSQL database one that this contract describes.
     pub fn ddl_postgres(&self) -> String {
-        let mut sql = String::new();
-        for table in &self.tables {
-            postgres_table(&mut sql, table).expect("writing to a string cannot fail");
-        }
-        sql
+        self.tables.iter().flat_map(statements).map(|sql| sql + ";\n").collect()
     }
 }
 
-fn postgres_table(sql: &mut String, table: &Table) -> fmt::Result {
-    // `user` is a reserved word, so every name is quoted.
+/// `user` is a reserved word, so every name is quoted.
+fn statements(table: &Table) -> Vec<String> {
     let name = &table.name;
-    writeln!(sql, "CREATE TABLE \"{name}\" (")?;
-    for column in table.columns.iter().chain(&table.shape) {
-        writeln!(sql, "    {},", postgres_column(column))?;
-    }
-    writeln!(sql, "    PRIMARY KEY (id)\n);")?;
+    let mut lines: Vec<String> = table.columns.iter().chain(&table.shape).map(column).collect();
+    lines.push("PRIMARY KEY (id)".to_owned());
+    let mut statements =
+        vec![format!("CREATE TABLE \"{name}\" (\n    {}\n)", lines.join(",\n    "))];
     let unique = table.unique.iter().map(|columns| ("UNIQUE INDEX", columns));
-    for (kind, columns) in unique.chain(table.indexes.iter().map(|columns| ("INDEX", columns))) {
-        let quoted: Vec<_> = columns.iter().map(|column| format!("\"{column}\"")).collect();
-        writeln!(
-            sql,
-            "CREATE {kind} \"{name}_{}\" ON \"{name}\" ({});",
-            columns.join("_"),
-            quoted.join(", ")
-        )?;
-    }
-    for row in &table.rows {
-        writeln!(sql, "INSERT INTO \"{name}\" (name) VALUES ('{row}');")?;
-    }
-    Ok(())
+    let others = table.indexes.iter().map(|columns| ("INDEX", columns));
+    statements.extend(unique.chain(others).map(|(kind, columns)| {
+        let index = format!("{name}_{}", columns.join("_"));
+        format!("CREATE {kind} \"{index}\" ON \"{name}\" (\"{}\")", columns.join("\", \""))
+    }));
+    let row = |row| format!("INSERT INTO \"{name}\" (name) VALUES ('{row}')");
+    statements.extend(table.rows.iter().map(row));
+    statements
 }
 
-fn postgres_column(column: &Column) -> String {
+fn column(column: &Column) -> String {
     let ty = match column.ty {
         Type::Serial => "serial".to_owned(),
         Type::BigSerial => "bigserial".to_owned(),

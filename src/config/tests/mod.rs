@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
@@ -227,13 +226,27 @@ fn a_misspelt_setting_of_ours_is_named() {
 }
 
 #[test]
+fn keys_lie_beside_the_file_or_above_the_stack() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = folder.path().join("stack");
+    std::fs::create_dir(&stack).unwrap();
+    std::fs::write(stack.join("config.yaml"), LEAST).unwrap();
+    let key_path = || {
+        let env = HashMap::<String, String>::new();
+        Config::load(&stack, &env).unwrap().config.keys.key_path
+    };
+    assert_eq!(key_path(), folder.path().join("quay.pem"));
+    std::fs::write(stack.join("quay.kid"), "kid").unwrap();
+    assert_eq!(key_path(), stack.join("quay.pem"));
+}
+
+#[test]
 fn the_environment_wins() {
     let env = [
         ("QUAY_OVERRIDE_CONFIG", r#"{"SERVER_HOSTNAME": "other.example", "SUPER_USERS": null}"#),
         ("QUAY_DISTRIBUTED_STORAGE_PREFERENCE", " first  second "),
         ("JSONLOG", "True"),
         ("DEBUGLOG", "1"),
-        ("QUAYCONF", "/quay/conf"),
     ];
     let file = replaced("SUPER_USERS: [a]\nDISTRIBUTED_STORAGE_PREFERENCE: [second]");
     let Loaded { config, report } = load_bytes(file.as_bytes(), &env).unwrap();
@@ -241,7 +254,6 @@ fn the_environment_wins() {
     assert!(config.auth.super_users.is_empty());
     assert_eq!(config.storage.preference, ["first", "second"]);
     assert!(config.logging.json && !config.logging.debug);
-    assert_eq!(config.keys.key_path, PathBuf::from("/quay/conf/quay.pem"));
     let place =
         |key: &str| report.settings.iter().find(|s| s.key == key).map(|s| s.place.clone()).unwrap();
     assert_eq!(place("SERVER_HOSTNAME"), "environment QUAY_OVERRIDE_CONFIG");

@@ -1,0 +1,9 @@
+//! Everything that is tested from outside: one binary, so that it is linked once.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod pulls;
+mod replay;
+mod rooms;
+mod support;
+mod tokens;

@@ -1,0 +1,85 @@
+//! What is expected of each exchange, decided from the recording alone.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::recording::{Exchange, read};
+
+/// Answered by Quay's web application, which shares a host with the registry: nginx does not send
+/// these to registryd.
+pub const NOT_THE_REGISTRY: &[u16] = &[613, 614, 615];
+
+/// Reads of what a recorded write before them had made, moved or deleted. The writes are declined,
+/// so the database does not have it.
+pub const NEEDS_WRITES: &[u16] = &[];
+
+/// Exchange 055 met the login throttle after 047; 424 is the same request without that.
+pub const SPOILT: (u16, u16) = (55, 424);
+
+/// The message of our decline, if registryd is not to serve this itself: `reason (capability)`.
+/// Deciding this without registryd is what keeps it from declining more than it should.
+pub fn decline(exchange: &Exchange) -> Option<&'static str> {
+    let (request, response) = (&exchange.request, &exchange.response);
+    let by_framework = |body: &String| body.starts_with("<!doctype html>");
+    if response.body.text.as_ref().is_some_and(by_framework) {
+        return None;
+    }
+    let (path, _) = request.target();
+    let reads = ["GET", "HEAD", "OPTIONS"].contains(&request.method.as_str());
+    let schema1 = "application/vnd.docker.distribution.manifest.v1+json";
+    match path.as_str() {
+        "/v2/auth" => declined_token(exchange),
+        path if path.starts_with("/v1/") => Some("not_built (V1)"),
+        _ if !reads => Some("not_built (V2_PUSH)"),
+        path if path.contains("/blobs/uploads/") => Some("not_built (V2_PUSH)"),
+        path if path.contains("/referrers/") => Some("not_built (V2_PULL)"),
+        "/v2/_catalog" => Some("not_built (V2_PULL)"),
+        _ if response.header("Content-Type") == Some(schema1) => {
+            Some("manifest_conversion (V2_PULL)")
+        }
+        _ => None,
+    }
+}
+
+fn declined_token(exchange: &Exchange) -> Option<&'static str> {
+    let request = &exchange.request;
+    let login = request.login()?;
+    let (_, query) = request.target();
+    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "scope");
+    let writes = |scope: &str| {
+        let actions = scope.rsplit(':').next().unwrap_or_default();
+        actions.split(',').any(|action| ["push", "*"].contains(&action))
+    };
+    // A scope that nobody can read is refused before it is anybody's to grant.
+    let readable = exchange.response.status != 400;
+    match login.as_str() {
+        _ if readable && scopes.into_iter().any(|(_, scope)| writes(&scope)) => {
+            Some("push_token (V2_AUTH)")
+        }
+        "$app" => Some("app_token_login (V2_AUTH)"),
+        "$oauthtoken" => Some("oauth_token_login (V2_AUTH)"),
+        "$token" => Some("access_token_login (V2_AUTH)"),
+        _ => None,
+    }
+}
+
+/// The exchanges that README.md says are answered otherwise than by Quay: the first column of the
+/// table under `## Deviations`.
+pub fn deviations() -> BTreeSet<u16> {
+    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let mut lines = readme.lines();
+    assert!(lines.any(|line| line == "## Deviations"), "README.md has no such section");
+    let section = lines.take_while(|line| !line.starts_with("## "));
+    let rows = section.filter_map(|line| line.trim().strip_prefix('|'));
+    // The first two are the head and the line under it.
+    let cells = rows.skip(2).filter_map(|row| row.split('|').next());
+    let mut numbers = BTreeSet::new();
+    for cell in cells {
+        for number in cell.split(',').map(str::trim).filter(|text| *text != "none") {
+            let parsed = number.trim_matches('`').parse();
+            let parsed = parsed.unwrap_or_else(|_| panic!("README.md: {number:?} is no exchange"));
+            assert!(numbers.insert(parsed), "README.md lists exchange {number} twice");
+        }
+    }
+    numbers
+}

@@ -1,0 +1,117 @@
+//! What black-box tests stand on: PostgreSQL, a seeded registry, and the real binary.
+
+#![allow(dead_code, unused_imports, reason = "not every test uses everything")]
+#![allow(unreachable_pub, missing_docs, reason = "public to the tests alone")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+pub mod images;
+pub mod keys;
+pub mod postgres;
+pub mod process;
+pub mod registry_fixture;
+pub mod registryd;
+mod rows;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::LazyLock;
+
+pub use postgres::{Cluster, Database, free_port};
+pub use process::{Folder, eventually};
+pub use registry_fixture::{Fixture, Image, Login};
+pub use registryd::Registryd;
+
+/// SERVER_HOSTNAME where nothing has to be reachable under it.
+pub const HOSTNAME: &str = "registry.example";
+
+/// A registry for one test: a database and configuration of its own, and everything about what is
+/// in them through [`Fixture`]. The storage is shared by all worlds of a process: only read it.
+pub struct World {
+    pub database: Database,
+    fixture: Fixture,
+    folder: Folder,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::on(Cluster::shared(), &SEEDED)
+    }
+
+    /// One that clients can reach under its SERVER_HOSTNAME, token realm included. Start registryd
+    /// with the returned arguments.
+    pub fn reachable() -> (World, [String; 2]) {
+        let mut world = World::new();
+        let address = format!("127.0.0.1:{}", free_port());
+        world.configure("SERVER_HOSTNAME", address.as_str().into());
+        world.hostname.clone_from(&address);
+        (world, ["--listen".to_owned(), address])
+    }
+
+    /// A world on a cluster of its own, with a storage of its own: for tests that break things.
+    pub fn apart() -> (World, Cluster) {
+        let cluster = Cluster::start();
+        let seeded = Seeded::new(&cluster);
+        let mut world = World::on(&cluster, &seeded);
+        // Keep the storage for as long as the world.
+        world.folder.keep(seeded.folder);
+        (world, cluster)
+    }
+
+    fn on(cluster: &Cluster, seeded: &Seeded) -> World {
+        let folder = Folder::new();
+        let database = cluster.clone_template(TEMPLATE);
+        let fixture = seeded.fixture.moved(database.uri(), folder.path());
+        World { database, fixture, folder }
+    }
+
+    pub fn registryd(&self) -> Registryd {
+        self.registryd_with(&[])
+    }
+
+    pub fn registryd_with(&self, args: &[&str]) -> Registryd {
+        Registryd::start(&self.conf, args)
+    }
+}
+
+impl Deref for World {
+    type Target = Fixture;
+
+    fn deref(&self) -> &Fixture {
+        &self.fixture
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Fixture {
+        &mut self.fixture
+    }
+}
+
+/// Asks exactly what it is told to: no redirects followed, no proxy.
+pub fn http() -> reqwest::Client {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    client.build().expect("a client")
+}
+
+const TEMPLATE: &str = "seeded";
+
+static SEEDED: LazyLock<Seeded> = LazyLock::new(|| Seeded::new(Cluster::shared()));
+
+/// The registry that worlds are copies of.
+struct Seeded {
+    folder: Folder,
+    fixture: Fixture,
+}
+
+impl Seeded {
+    fn new(cluster: &Cluster) -> Seeded {
+        let folder = Folder::new();
+        let (storage, conf) = (folder.path().join("storage"), folder.path().join("conf"));
+        std::fs::create_dir(&storage).expect("our own folder");
+        std::fs::create_dir(&conf).expect("our own folder");
+        let mut fixture = None;
+        cluster.template(TEMPLATE, |database| {
+            fixture = Some(Fixture::seed(database.uri(), &storage, &conf, HOSTNAME));
+        });
+        Seeded { folder, fixture: fixture.expect("a fresh cluster has no template") }
+    }
+}
