@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+
+/// How long after one of the two files the other may follow.
+const REWRITE: Duration = Duration::from_secs(5);
 
 /// No key to sign with.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum InstanceKeyError {
     /// The file holds something else.
     #[error("{0} is no unencrypted RSA private key in PEM")]
     NotAKey(PathBuf),
+    /// The file with the key's id is empty.
+    #[error("{0} is empty")]
+    NoId(PathBuf),
     /// The key would not sign.
     #[error("signing failed")]
     Signing,
@@ -81,7 +87,7 @@ impl InstanceKey {
     fn current(&self) -> Result<Arc<Loaded>, InstanceKeyError> {
         let loaded = self.loaded.load_full();
         let fresh = self.version().and_then(|version| match &loaded {
-            Some(loaded) if loaded.version == version => Ok(loaded.clone()),
+            Some(loaded) if !is_due(&loaded.version, &version) => Ok(loaded.clone()),
             _ => self.load(version),
         });
         match (fresh, loaded) {
@@ -108,6 +114,9 @@ impl InstanceKey {
         let not_a_key = || InstanceKeyError::NotAKey(self.key_path.clone());
         let kid = String::from_utf8(read(&self.kid_path)?)
             .map_err(|_| InstanceKeyError::NotAKey(self.kid_path.clone()))?;
+        if kid.is_empty() {
+            return Err(InstanceKeyError::NoId(self.kid_path.clone()));
+        }
         let pem = read(&self.key_path)?;
         let pair = match PrivateKeyDer::from_pem_slice(&pem).map_err(|_| not_a_key())? {
             PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
@@ -120,6 +129,15 @@ impl InstanceKey {
         self.loaded.store(Some(loaded.clone()));
         Ok(loaded)
     }
+}
+
+/// Whether the files have to be read again. Not while one of them waits for the other: a key and
+/// another key's id would make tokens that nobody accepts.
+fn is_due(loaded: &Version, found: &Version) -> bool {
+    let [kid, key] = [0, 1].map(|file| loaded[file] != found[file]);
+    let newest = found[0].0.max(found[1].0);
+    let half = kid != key && newest.elapsed().is_ok_and(|age| age < REWRITE);
+    (kid || key) && !half
 }
 
 fn file(path: &Path, source: std::io::Error) -> InstanceKeyError {

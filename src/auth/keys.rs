@@ -35,8 +35,15 @@ pub enum KeyError {
 pub struct VerificationKeys {
     service: String,
     keys: ArcSwap<HashMap<String, Arc<Key>>>,
-    last_reload: Mutex<Option<Instant>>,
+    last_reload: Mutex<Option<Reload>>,
     metrics: Arc<Metrics>,
+}
+
+/// A reading of the table that came to an end.
+#[derive(Clone, Copy, Debug)]
+struct Reload {
+    began: Instant,
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -83,13 +90,22 @@ impl VerificationKeys {
         }
         let asked = Instant::now();
         let mut last_reload = self.last_reload.lock().await;
-        // A reading that began after we asked has our answer in it.
-        if last_reload.is_none_or(|began| began < asked) {
-            if let Some(began) = *last_reload {
-                tokio::time::sleep(RELOAD_INTERVAL.saturating_sub(began.elapsed())).await;
+        match *last_reload {
+            // A reading that began after we asked has our answer in it.
+            Some(last) if last.began >= asked && last.failed => {
+                let reason = "the service keys could not be read".to_owned();
+                return Err(CatalogError::Unavailable(reason).into());
             }
-            *last_reload = Some(Instant::now());
-            self.reload(catalog).await?;
+            Some(last) if last.began >= asked => {}
+            last => {
+                if let Some(last) = last {
+                    tokio::time::sleep(RELOAD_INTERVAL.saturating_sub(last.began.elapsed())).await;
+                }
+                let began = Instant::now();
+                let result = self.reload(catalog).await;
+                *last_reload = Some(Reload { began, failed: result.is_err() });
+                result?;
+            }
         }
         self.cached(kid).ok_or(KeyError::Unknown)
     }

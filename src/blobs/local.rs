@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
@@ -12,8 +14,15 @@ use futures_util::stream;
 
 use crate::oci::Span;
 
-/// Bytes read at a time: what a slow client costs in memory.
-const CHUNK: u64 = 64 * 1024;
+/// Bytes read at a time for one client.
+const CHUNK: RangeInclusive<usize> = 8 * 1024..=64 * 1024;
+
+/// Bytes read at a time for all clients together: many of them get smaller chunks, so that a
+/// thousand slow ones cost little memory.
+const ALL_CHUNKS: usize = 8 * 1024 * 1024;
+
+/// Blobs being read in this process.
+static READING: AtomicUsize = AtomicUsize::new(0);
 
 /// A blob that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -72,21 +81,47 @@ impl LocalBlob {
     /// an error, never in a short answer that looks complete.
     pub fn read(self, span: Span) -> impl Stream<Item = io::Result<Bytes>> {
         let end = span.offset + span.length;
-        stream::try_unfold((Arc::new(self.file), span.offset), move |(file, offset)| async move {
+        let start = (Arc::new(self.file), span.offset, BytesMut::new(), Reading::begin());
+        stream::try_unfold(start, move |(file, offset, mut buffer, reading)| async move {
             if offset == end {
                 return Ok(None);
             }
             let reader = file.clone();
-            let wanted = (end - offset).min(CHUNK) as usize;
-            let chunk = blocking(move || {
-                let mut chunk = BytesMut::zeroed(wanted);
-                reader.read_exact_at(&mut chunk, offset)?;
-                Ok(chunk.freeze())
+            let wanted = (end - offset).min(reading.chunk() as u64) as usize;
+            // Room is made on this thread, in the chunk before if that is sent: buffers that many
+            // threads allocate are memory that none of them gives back.
+            buffer.reserve(wanted);
+            let filled = blocking(move || {
+                buffer.resize(wanted, 0);
+                reader.read_exact_at(&mut buffer, offset)?;
+                Ok(buffer)
             });
-            let chunk = chunk.await?;
+            let mut buffer = filled.await?;
+            let chunk = buffer.split().freeze();
             let next = offset + chunk.len() as u64;
-            Ok(Some((chunk, (file, next))))
+            Ok(Some((chunk, (file, next, buffer, reading))))
         })
+    }
+}
+
+/// Counts a blob while it is being read.
+struct Reading;
+
+impl Reading {
+    fn begin() -> Self {
+        READING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+
+    fn chunk(&self) -> usize {
+        let share = ALL_CHUNKS / READING.load(Ordering::Relaxed).max(1);
+        share.clamp(*CHUNK.start(), *CHUNK.end())
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        READING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -108,7 +143,7 @@ mod tests {
         std::fs::write(&path, &content).unwrap();
         let blob = LocalBlob::open(path, Some(length as u64)).await.unwrap();
         let chunks: Vec<Bytes> = blob.read(span).try_collect().await.unwrap();
-        assert!(chunks.iter().all(|chunk| chunk.len() as u64 <= CHUNK));
+        assert!(chunks.iter().all(|chunk| chunk.len() <= *CHUNK.end()));
         let range = span.offset as usize..(span.offset + span.length) as usize;
         assert_eq!(chunks.concat(), content[range]);
         chunks.concat()

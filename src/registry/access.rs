@@ -23,12 +23,12 @@ impl Access {
     /// Reads the name and the token. Nothing about the repository is known yet.
     pub async fn check(app: &App, request: &HttpRequest) -> Result<Self, ApiError> {
         let route = Route::of(request);
-        app.check_capability(route)?;
-        app.check_recovery_mode(route)?;
         let path = request.match_info().query("name");
         if !app.shared.config.features.library_support && !path.contains('/') {
             return Err(ApiError::NoRoute);
         }
+        app.check_capability(route)?;
+        app.check_recovery_mode(route)?;
         let name = RepoName::parse(path, &app.shared.rules)
             .ok_or_else(|| app.decline(route.capability(), "repository_name"))?;
         let bearer = app.bearer(request, app.pull_challenge(&name)).await?;

@@ -105,6 +105,9 @@ async fn open(
     };
     let path = path.ok_or_else(|| ApiError::Internal(format!("{digest} has no usable path")))?;
     LocalBlob::open(path.below(root), blob.size).await.map_err(|error| match error {
+        LocalError::Missing(_) if !root.is_dir() => {
+            ApiError::Unavailable(format!("{error}, with all of its storage"))
+        }
         LocalError::Missing(_) => {
             tracing::error!(%error, repo = %access.name, %digest, "blob is in the catalog only");
             blob_unknown()

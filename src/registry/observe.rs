@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::ConnectionType;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, web};
 use bytes::Bytes;
@@ -39,7 +40,8 @@ pub async fn observe<B: MessageBody + 'static>(
         response.headers_mut().insert(REQUEST_ID, id);
     }
     if app.shared.in_flight.is_draining() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // Not a header of ours: the server writes its own in place of that.
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(response.map_body(|_, body| BoxBody::new(Guarded { body, _guard: guard })))
 }

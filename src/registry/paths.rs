@@ -1,9 +1,9 @@
 //! Paths are read as Quay's framework reads them: an encoded slash is a slash, and a path with
-//! doubled slashes is redirected to the one without (contract §1.0).
+//! doubled slashes, or without the one that its route ends in, is redirected (contract §1.0).
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{StatusCode, Uri, header};
+use actix_web::http::{Method, StatusCode, Uri, header};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse, web};
 
@@ -15,14 +15,14 @@ pub async fn normalise<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    if let Some(path) = normalised(request.uri().path()) {
+    if let Some(path) = normalised(request.method(), request.uri().path()) {
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
         if path.redirect {
             let location = format!("{}{}{query}", origin(&request), path.text);
             let response = HttpResponse::build(StatusCode::PERMANENT_REDIRECT)
-                .insert_header((header::LOCATION, location))
+                .insert_header((header::LOCATION, location.as_str()))
                 .insert_header(HTML)
-                .finish();
+                .body(page(&location));
             return Ok(request.into_response(response));
         }
         if let Ok(uri) = Uri::try_from(format!("{}{query}", path.text)) {
@@ -41,20 +41,40 @@ fn origin(request: &ServiceRequest) -> String {
     format!("{scheme}://{}", header("host").unwrap_or_default())
 }
 
+/// What Quay's framework says about a redirect.
+fn page(location: &str) -> String {
+    let mut shown = String::with_capacity(location.len());
+    for c in location.chars() {
+        match c {
+            '&' => shown.push_str("&amp;"),
+            '<' => shown.push_str("&lt;"),
+            '>' => shown.push_str("&gt;"),
+            '"' => shown.push_str("&#34;"),
+            '\'' => shown.push_str("&#39;"),
+            c => shown.push(c),
+        }
+    }
+    format!(
+        "<!doctype html>\n<html lang=en>\n<title>Redirecting...</title>\n\
+        <h1>Redirecting...</h1>\n<p>You should be redirected automatically to the target URL: \
+        <a href=\"{shown}\">{shown}</a>. If not, click the link.\n"
+    )
+}
+
 struct Normalised {
     text: String,
     redirect: bool,
 }
 
 /// The path to use instead, or `None` for one that is fine as it is.
-fn normalised(path: &str) -> Option<Normalised> {
+fn normalised(method: &Method, path: &str) -> Option<Normalised> {
     let encoded = path.contains("%2F") || path.contains("%2f");
-    let bare = path == "/v2";
-    if !encoded && !path.contains("//") && !bare {
+    let mut text = path.replace("%2F", "/").replace("%2f", "/");
+    let bare = lacks_slash(method, &text);
+    let redirect = text.contains("//") || bare;
+    if !encoded && !redirect {
         return None;
     }
-    let mut text = path.replace("%2F", "/").replace("%2f", "/");
-    let redirect = text.contains("//") || bare;
     if bare {
         text.push('/');
     }
@@ -64,6 +84,14 @@ fn normalised(path: &str) -> Option<Normalised> {
     Some(Normalised { text, redirect })
 }
 
+/// Whether there is a route for the path with a slash after it, and none without.
+fn lacks_slash(method: &Method, path: &str) -> bool {
+    let in_repository = path.strip_prefix("/v2/");
+    path == "/v2"
+        || (method == Method::POST
+            && in_repository.is_some_and(|rest| rest.ends_with("/blobs/uploads")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,21 +99,40 @@ mod tests {
 
     #[test]
     fn slashes() {
-        let of = |path| normalised(path).map(|path| (path.text, path.redirect));
+        let of = |path| normalised(&Method::GET, path).map(|path| (path.text, path.redirect));
         assert_eq!(of("/v2/"), None);
         assert_eq!(of("/v2/a/tags/list"), None);
         assert_eq!(of("/v2"), Some(("/v2/".to_owned(), true)));
         assert_eq!(of("/v2/a%2Fb/tags/list"), Some(("/v2/a/b/tags/list".to_owned(), false)));
         assert_eq!(of("//v2///a"), Some(("/v2/a".to_owned(), true)));
         assert_eq!(of("/v2/a%2f%2Fb"), Some(("/v2/a/b".to_owned(), true)));
+        assert_eq!(of("/v2/a/blobs/uploads"), None);
+    }
+
+    #[test]
+    fn uploads_start_at_a_path_with_a_slash() {
+        let of = |path| normalised(&Method::POST, path).map(|path| (path.text, path.redirect));
+        let expected = Some(("/v2/a/b/blobs/uploads/".to_owned(), true));
+        assert_eq!(of("/v2/a/b/blobs/uploads"), expected);
+        assert_eq!(of("/v2/a%2Fb/blobs/uploads"), expected);
+        assert_eq!(of("/v2/a/b/blobs/uploads/"), None);
+        assert_eq!(of("/v2/blobs/uploads"), None);
+    }
+
+    #[test]
+    fn a_page_holds_no_markup_of_the_clients() {
+        assert!(
+            page("http://h/v2/?a&\"><b>").contains("\"http://h/v2/?a&amp;&#34;&gt;&lt;b&gt;\"")
+        );
     }
 
     proptest! {
         #[test]
         fn once_is_enough(path in "(/|a|%2F|%2f|%252F){0,20}") {
-            if let Some(once) = normalised(&path) {
+            if let Some(once) = normalised(&Method::GET, &path) {
                 prop_assert!(!once.text.contains("//"));
-                prop_assert!(normalised(&once.text).is_none_or(|again| again.text != once.text));
+                let again = normalised(&Method::GET, &once.text);
+                prop_assert!(again.is_none_or(|again| again.text != once.text));
             }
         }
     }

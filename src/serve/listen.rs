@@ -1,7 +1,9 @@
 //! Addresses to listen on.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -56,6 +58,28 @@ pub(super) enum Bound {
     Tcp(TcpListener),
     /// A socket file.
     Unix(UnixListener),
+}
+
+/// Another handle of a listener, to end it while its server serves the connections it has.
+pub(super) struct Closer(OwnedFd);
+
+impl Bound {
+    pub(super) fn closer(&self) -> io::Result<Closer> {
+        Ok(Closer(match self {
+            Self::Tcp(listener) => listener.try_clone()?.into(),
+            Self::Unix(listener) => listener.try_clone()?.into(),
+        }))
+    }
+}
+
+impl Closer {
+    /// Clients are refused from now on and can go elsewhere, those not accepted yet included.
+    pub(super) fn close(self) {
+        // shutdown(2) is the same for every kind of socket; a listener stops listening.
+        if let Err(error) = UnixStream::from(self.0).shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "listener not closed");
+        }
+    }
 }
 
 impl Listen {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin;
 use super::health::Health;
-use super::listen::{Address, BACKLOG, Bound, Listen, ListenError};
+use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError};
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, ScopeParser, VerificationKeys, Verifier,
@@ -28,6 +28,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Threads a worker reads files and hashes passwords with: more would only queue in the disk.
+const BLOCKING_THREADS: usize = 8;
+
+/// The next chunk of a body is read when fewer bytes than this wait to be sent: one chunk in
+/// memory for each client, not several.
+const WRITE_BUFFER: usize = 1024;
 
 /// How often draining looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -74,6 +81,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
         let (socket, address) = listen.address.bind()?;
         bound.push((socket, address, listen.nginx));
     }
+    let closers =
+        bound.iter().map(|(socket, ..)| socket.closer()).collect::<Result<Vec<_>, _>>()?;
     let (admin, admin_address) = admin_server(&parts, options.admin)?;
     let mut servers = Vec::new();
     for nginx in [true, false] {
@@ -100,7 +109,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
             return Err(ServeError::Setting("a listener ended by itself".to_owned()));
         }
     }
-    let forced = drain_requests(&in_flight, &handles, drain).await;
+    let forced = drain_requests(&in_flight, &handles, closers, drain).await;
     admin_handle.stop(false).await;
     while running.join_next().await.is_some() {}
 
@@ -211,6 +220,8 @@ fn registry_server(
             .configure(registry::configure)
     })
     .workers(parts.workers)
+    .worker_max_blocking_threads(BLOCKING_THREADS)
+    .h1_write_buffer_size(WRITE_BUFFER)
     .max_connections(sidecar.max_connections.div_ceil(parts.workers))
     .backlog(BACKLOG)
     .client_request_timeout(HEAD_TIMEOUT)
@@ -256,11 +267,17 @@ async fn stop_signal() -> Result<&'static str, std::io::Error> {
 
 /// Readiness goes first, then the listeners; then the requests in flight finish, bodies included.
 /// Returns how many had not at the deadline.
-async fn drain_requests(in_flight: &InFlight, servers: &[ServerHandle], limit: Duration) -> i64 {
+async fn drain_requests(
+    in_flight: &InFlight,
+    servers: &[ServerHandle],
+    listeners: Vec<Closer>,
+    limit: Duration,
+) -> i64 {
     in_flight.drain();
     for server in servers {
         server.pause().await;
     }
+    listeners.into_iter().for_each(Closer::close);
     let deadline = Instant::now() + limit;
     let mut idle_since = Instant::now();
     while Instant::now() < deadline {

@@ -87,7 +87,15 @@ impl Installation {
         path
     }
 
-    /// Rows of a query, columns by name in no particular order: as psql prints them.
+    /// The password of one of the recorded logins.
+    pub fn secret(&self, login: &str) -> String {
+        let readme = read(&self.data.join("README.md"));
+        let start = format!("| {login} | ");
+        let row = readme.lines().find_map(|line| line.strip_prefix(&start));
+        row.and_then(|row| row.split(" |").next()).expect(login).to_owned()
+    }
+
+    /// The rows of a query, as psql prints them.
     pub fn rows(&self, query: &str) -> Vec<Vec<String>> {
         let printed = self.database.sql(query);
         printed.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect()

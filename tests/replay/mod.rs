@@ -66,8 +66,7 @@ fn declines_behind_nginx() {
         let expected = (200, Some("@quay_python"), String::new());
         assert_eq!(sent, expected, "{:03} {}: {decline}", exchange.seq, exchange.name);
     }
-    let kinds: BTreeSet<_> = seen.iter().map(|(decline, _)| decline).collect();
-    assert!(kinds.len() >= 6, "only {kinds:?}");
+    assert!(!seen.is_empty(), "nothing is declined any more: this test can go");
 }
 
 /// Exchanges by the settings they were recorded under, in order.
@@ -87,6 +86,8 @@ fn answer_as_unspoilt(exchanges: &mut [Exchange]) {
     exchanges[spoilt].response = exchanges[clean].response.clone();
 }
 
+const THROTTLED: u16 = 429;
+
 /// Asks what was recorded, with tokens of today.
 struct Client<'a> {
     installation: &'a Installation,
@@ -102,24 +103,35 @@ impl<'a> Client<'a> {
 
     fn ask(&mut self, exchange: &Exchange) -> Answer {
         let login = exchange.request.login();
-        let throttled = 429;
-        let suspect = login.as_ref().is_some_and(|login| self.suspects.contains(login));
-        let answer = if suspect && exchange.response.status != throttled {
-            // It was recorded later than we ask: after the throttle's window.
-            eventually(
-                || Some(self.send(exchange)).filter(|answer| answer.status != throttled),
+        let suspect = login.as_deref().filter(|login| self.suspects.contains(*login));
+        let answer = match suspect {
+            // It was recorded within the throttle's window, which may be over by now.
+            Some(login) if exchange.response.status == THROTTLED => {
+                self.fail_again(login);
+                self.send(exchange)
+            }
+            // And this one after it.
+            Some(_) => eventually(
+                || Some(self.send(exchange)).filter(|answer| answer.status != THROTTLED),
                 || format!("{:03} {}: throttled", exchange.seq, exchange.name),
-            )
-        } else {
-            self.send(exchange)
+            ),
+            None => self.send(exchange),
         };
         if let Some(login) = login {
             match answer.status {
-                401 | 429 => self.suspects.insert(login),
+                401 | THROTTLED => self.suspects.insert(login),
                 _ => self.suspects.remove(&login),
             };
         }
         answer
+    }
+
+    /// Makes the last wrong password one of just now.
+    fn fail_again(&self, login: &str) {
+        self.installation.database.sql(&format!(
+            "UPDATE \"user\" SET last_invalid_login = now() AT TIME ZONE 'UTC'
+             WHERE username = '{login}' AND invalid_login_attempts > 0"
+        ));
     }
 
     fn send(&self, exchange: &Exchange) -> Answer {
@@ -162,7 +174,7 @@ impl Tally {
         answer: &Answer,
         differences: &[String],
     ) {
-        let needs_writes = plan::NEEDS_WRITES.contains(&exchange.seq);
+        let needs_writes = plan::needs_writes(exchange);
         let deviating = self.deviations.remove(&exchange.seq);
         let mut count = |kind| *self.counts.entry(kind).or_default() += 1;
         match decline {
@@ -173,6 +185,9 @@ impl Tally {
                 if needs_writes || deviating {
                     self.fail(exchange, &["listed, but it is declined".to_owned()]);
                 }
+            }
+            None if needs_writes && deviating => {
+                self.fail(exchange, &["listed twice, for two reasons".to_owned()]);
             }
             None if needs_writes || deviating => {
                 count(if deviating { "deviating" } else { "needs-writes" });
