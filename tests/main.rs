@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bad_input;
+mod database;
 mod faults;
 mod pulls;
 mod replay;

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::support::keys::InstanceKey;
 use crate::support::{HOSTNAME, Login, Registryd, World, eventually, http};
 
 async fn ask(registryd: &Registryd, who: Option<(&str, &str)>, scopes: &[&str]) -> Response {
@@ -291,13 +292,15 @@ async fn a_new_instance_key_signs_at_once() {
     };
     let scope = ["repository:demo/public:pull"];
     assert_eq!(kid(ask(&registryd, None, &scope).await).await, world.key.kid);
-    std::fs::write(world.conf.join("quay.kid"), "another-kid").unwrap();
-    assert_eq!(kid(ask(&registryd, None, &scope).await).await, "another-kid");
+    let new = InstanceKey::generate();
+    std::fs::write(world.conf.join("quay.kid"), &new.kid).unwrap();
+    std::fs::write(world.conf.join("quay.pem"), &new.pem).unwrap();
+    assert_eq!(kid(ask(&registryd, None, &scope).await).await, new.kid);
     // No row of servicekey has it: nobody would accept its tokens.
     eventually(
         || registryd.admin_get("/readyz").is_some_and(|(status, _)| status == 503).then_some(()),
         || "a key that is in no table is not reported".to_owned(),
     );
     std::fs::remove_file(world.conf.join("quay.pem")).unwrap();
-    assert_eq!(kid(ask(&registryd, None, &scope).await).await, "another-kid");
+    assert_eq!(kid(ask(&registryd, None, &scope).await).await, new.kid);
 }

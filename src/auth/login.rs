@@ -19,6 +19,9 @@ use crate::telemetry::metrics::outcome;
 /// What an unknown user's password is held against, so that it costs what a known one's does.
 const NOBODYS_HASH: &str = "$2b$12$QuayQuayQuayQuayQuayQuOFNq6Yx7jZ8C0v1u2t3s4r5p6o7n8m9";
 
+/// How long a password waits for its turn to be hashed.
+const HASHER_WAIT: Duration = Duration::from_secs(5);
+
 /// Half of the time after the first wrong password during which no other is looked at.
 const BACKOFF_UNIT: Duration = Duration::from_millis(500);
 
@@ -31,6 +34,9 @@ pub enum LoginError {
     /// Too soon after wrong passwords: the seconds to wait.
     #[error("too many login attempts")]
     Throttled(i64),
+    /// Too many passwords are being checked already.
+    #[error("no password hasher became free")]
+    Busy,
     /// A kind of login that Python has to do.
     #[error("login of a kind that is not built: {}", .0.0)]
     Declined(Declined),
@@ -231,8 +237,8 @@ impl Logins {
 
     /// Hashes on a blocking thread, a few at a time: the serving threads never wait for bcrypt.
     async fn matches(&self, password: String, hash: Option<String>) -> Result<bool, LoginError> {
-        let overloaded = |_| CatalogError::Unavailable("no password hasher".to_owned());
-        let _permit = self.hashers.acquire().await.map_err(|e| overloaded(e.to_string()))?;
+        let turn = tokio::time::timeout(HASHER_WAIT, self.hashers.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(LoginError::Busy) };
         let hashed = tokio::task::spawn_blocking(move || {
             let known = hash.is_some();
             let hash = hash.as_deref().unwrap_or(NOBODYS_HASH);
@@ -242,7 +248,7 @@ impl Logins {
             });
             known && matches && !password.contains('\0')
         });
-        Ok(hashed.await.map_err(|e| overloaded(e.to_string()))?)
+        hashed.await.map_err(|_| LoginError::Busy)
     }
 
     async fn accessed(

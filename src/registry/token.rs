@@ -109,6 +109,7 @@ async fn login(
         Ok(identity) => Ok(Some(identity)),
         Err(LoginError::Invalid(message)) => Err(refused(message.or_else(invalid))),
         Err(LoginError::Throttled(seconds)) => Err(ApiError::Throttled { seconds }),
+        Err(error @ LoginError::Busy) => Err(ApiError::Unavailable(error.to_string())),
         Err(LoginError::Declined(Declined(reason))) => Err(decline(reason)),
         Err(LoginError::Catalog(error)) => Err(error.into()),
     }
