@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use quay_sidecar::config::{Config, ConfigError, Loaded, ProcessEnvironment};
+use quay_sidecar::config::{Config, ConfigError, Loaded, ProcessEnvironment, Report};
 use quay_sidecar::serve::{self, Listen, Options};
 use quay_sidecar::telemetry::logs;
 
@@ -60,8 +60,8 @@ struct Registryd {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Print every setting that is used, where it came from, and every problem.
-    /// Exits 0, or 64 when there is an error.
+    /// Print every setting that is used, where it came from, and every problem; errors go to
+    /// standard error. Exits 0, or 64 when there is an error.
     Check(ConfigDir),
 }
 
@@ -97,7 +97,9 @@ fn check(dir: &Path) -> ExitCode {
             print!("{report}");
             ExitCode::SUCCESS
         }
-        Err(error) => {
+        Err(mut error) => {
+            let settings = std::mem::take(&mut error.settings);
+            print!("{}", Report { settings, problems: Vec::new() });
             eprint!("{error}");
             ExitCode::from(EX_USAGE)
         }

@@ -32,7 +32,9 @@ fn sslmode_means_what_it_means_to_libpq() {
         folder.path().join(name).to_str().unwrap().to_owned()
     };
     let right = path("right.crt", &certificate);
-    world.database.sql(&"COPY (SELECT 1) TO PROGRAM 'openssl req -new -x509 -days 2 -nodes -newkey rsa:2048 -subj /CN=other -keyout /dev/null -out other.crt 2>&1'".to_owned());
+    let other = "openssl req -new -x509 -days 2 -nodes -newkey rsa:2048 -subj /CN=other \
+        -keyout /dev/null -out other.crt 2>&1";
+    world.database.sql(&format!("COPY (SELECT 1) TO PROGRAM '{other}'"));
     let wrong = path("wrong.crt", &world.database.sql("SELECT pg_read_file('other.crt')"));
     let by_address = cluster.uri(&world.database.name);
     let by_name = by_address.replace("127.0.0.1", "localhost");

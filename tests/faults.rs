@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::support::images::OCI_MANIFEST;
-use crate::support::{Database, Image, Registryd, http};
+use crate::support::{Database, Image, Registryd, eventually, http};
 
 /// How soon everything has to work again.
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -144,6 +144,13 @@ impl TableLock {
     async fn release(self) {
         self.0.batch_execute("COMMIT").await.unwrap();
     }
+}
+
+/// Waits until a line of the log has all of these words.
+fn logs_say(registryd: &Registryd, words: &[&str]) {
+    let said = |line: &str| words.iter().all(|word| line.contains(word));
+    let logged = || registryd.logs().lines().any(said).then_some(());
+    eventually(logged, || format!("no line with {words:?} in\n{}", registryd.logs()));
 }
 
 /// How many of registryd's statements wait for a lock.

@@ -174,6 +174,8 @@ fn entity(claims: &Map<String, Value>) -> Result<Entity, BearerError> {
     let field = |name| context.and_then(|context| context.get(name)).and_then(Value::as_str);
     let reference = || {
         field("entity_reference")
+            // PostgreSQL takes no NUL in a text.
+            .filter(|reference| !reference.contains('\0'))
             .map(str::to_owned)
             .ok_or_else(|| rejected("Token context has no entity reference"))
     };

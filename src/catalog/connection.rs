@@ -8,6 +8,7 @@ use deadpool_postgres::{
     Client, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use tokio::sync::OnceCell;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -15,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::enums::Enums;
 use super::error::{CatalogError, chain};
 use super::tls;
-use crate::config::{Database, Host, Sidecar, SslMode};
+use crate::config::{Database, Host, Sidecar, SslMode, Target};
 use crate::telemetry::Metrics;
 
 /// A parameter and its type, so that a statement needs no round trip to be prepared.
@@ -105,6 +106,19 @@ fn postgres(database: &Database) -> tokio_postgres::Config {
             SslMode::Allow | SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
             _ => tokio_postgres::config::SslMode::Require,
         });
+    config.keepalives(database.keepalives.is_some());
+    if let Some(keepalives) = &database.keepalives {
+        // What is not set stays the system's own.
+        keepalives.idle.map(|idle| config.keepalives_idle(idle));
+        keepalives.interval.map(|interval| config.keepalives_interval(interval));
+        keepalives.count.map(|count| config.keepalives_retries(count));
+    }
+    database.tcp_user_timeout.map(|timeout| config.tcp_user_timeout(timeout));
+    config.target_session_attrs(match database.target {
+        Target::Any => TargetSessionAttrs::Any,
+        Target::ReadWrite => TargetSessionAttrs::ReadWrite,
+        Target::ReadOnly => TargetSessionAttrs::ReadOnly,
+    });
     for (host, port) in &database.hosts {
         match host {
             Host::Tcp(name) => config.host(name),

@@ -75,7 +75,7 @@ impl Config {
     pub fn load(dir: &Path, env: &dyn Environment) -> Result<Loaded, ConfigError> {
         let mut report = Report::default();
         let source = Source::read(dir, env, &mut report.problems)
-            .map_err(|problem| ConfigError { problems: vec![problem] })?;
+            .map_err(|problem| ConfigError { settings: Vec::new(), problems: vec![problem] })?;
         let mut reader = Reader { source: &source, env, report };
         let r = &mut reader;
         let config = Self {
@@ -93,7 +93,7 @@ impl Config {
         };
         let report = reader.report;
         if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
-            return Err(ConfigError { problems: report.problems });
+            return Err(ConfigError { settings: report.settings, problems: report.problems });
         }
         Ok(Loaded { config, report })
     }

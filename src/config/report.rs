@@ -43,9 +43,11 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The configuration cannot be used; holds every problem found, warnings included.
+/// The configuration cannot be used; holds every problem found, warnings included. Prints those.
 #[derive(Debug, Clone, thiserror::Error)]
 pub struct ConfigError {
+    /// What could be read all the same.
+    pub settings: Vec<Setting>,
     /// At least one of them is a [`Severity::Error`].
     pub problems: Vec<Problem>,
 }

@@ -39,6 +39,7 @@ impl Accept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -55,6 +56,16 @@ mod tests {
         assert!(!accept(&["application/*"]).takes(OCI));
         assert!(!accept(&[]).takes(OCI));
         assert!(!accept(&["application/json"]).takes(OCI));
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_is_named_is_taken(lines in proptest::collection::vec(".{0,80}", 0..4)) {
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            if accept(&lines).takes(OCI) {
+                prop_assert!(lines.iter().any(|line| line.contains(OCI)));
+            }
+        }
     }
 
     #[test]

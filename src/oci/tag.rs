@@ -13,6 +13,16 @@ pub fn is_tag(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_tag_is_short_and_has_no_separator(text in ".{0,140}") {
+            if is_tag(&text) {
+                prop_assert!(text.chars().count() <= 128 && !text.contains(['/', ':', '$', '\0']));
+            }
+        }
+    }
 
     #[test]
     fn tags_as_quay_routes_them() {

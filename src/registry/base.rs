@@ -63,6 +63,14 @@ fn docker_version(user_agent: &str) -> Option<(u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_user_agent_panics(user_agent in ".{0,80}|docker/[0-9.]{0,40}") {
+            let _ = docker_version(&user_agent);
+        }
+    }
 
     #[test]
     fn old_dockers_are_recognised() {

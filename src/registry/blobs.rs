@@ -3,7 +3,7 @@
 
 use actix_web::body::SizedStream;
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
 use futures_util::stream;
 
 use super::App;
@@ -36,7 +36,8 @@ pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespon
     describe(&mut response, &digest, CACHE_GET);
     let mut span = Span { offset: 0, length };
     if let Some(range) = range(&request) {
-        span = range.within(length).ok_or_else(|| range_invalid(length))?;
+        let Some(part) = range.within(length) else { return Ok(unsatisfiable(length)) };
+        span = part;
         let last = span.offset + span.length - 1;
         response.status(StatusCode::PARTIAL_CONTENT).insert_header((
             header::CONTENT_RANGE,
@@ -45,6 +46,15 @@ pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespon
     }
     app.shared.metrics.blob_bytes.inc_by(span.length);
     Ok(response.body(SizedStream::new(span.length, file.read(span))))
+}
+
+/// With the length, so that the client can ask for a part that there is (RFC 9110 §15.5.17).
+fn unsatisfiable(length: u64) -> HttpResponse {
+    let mut response = range_invalid(length).error_response();
+    if let Ok(range) = header::HeaderValue::from_str(&format!("bytes */{length}")) {
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    response
 }
 
 /// We send no validator that `If-Range` could be held against, so it never matches.

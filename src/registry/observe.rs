@@ -68,10 +68,31 @@ fn note(app: &App, response: &ServiceResponse<BoxBody>, request_id: &str, durati
     let path = request.path();
     match response.response().error().and_then(actix_web::Error::as_error::<ApiError>) {
         Some(error @ (ApiError::Unavailable(_) | ApiError::Internal(_))) => {
-            tracing::error!(request_id, route, method, path, status, duration_ms, %error, "request failed");
+            let error = error.to_string();
+            tracing::error!(
+                request_id,
+                route,
+                method,
+                path,
+                status,
+                duration_ms,
+                error,
+                "request failed"
+            );
         }
         Some(error) => {
-            tracing::debug!(request_id, route, method, path, status, duration_ms, %error, "request refused");
+            // As a text, which is escaped: it may hold the client's words, line ends included.
+            let error = error.to_string();
+            tracing::debug!(
+                request_id,
+                route,
+                method,
+                path,
+                status,
+                duration_ms,
+                error,
+                "request refused"
+            );
         }
         None => {
             tracing::debug!(

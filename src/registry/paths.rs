@@ -33,12 +33,13 @@ pub async fn normalise<B: MessageBody + 'static>(
     Ok(next.call(request).await?.map_into_boxed_body())
 }
 
-/// Scheme and host as the client sees them; a proxy's word counts only where it is nginx.
+/// Scheme and host as the client sees them; a proxy's word counts only where it is nginx. Nothing
+/// for a client that names no host: then the path alone must do.
 fn origin(request: &ServiceRequest) -> String {
     let behind_nginx = request.app_data::<web::Data<App>>().is_some_and(|app| app.behind_nginx);
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let scheme = header("x-forwarded-proto").filter(|_| behind_nginx).unwrap_or("http");
-    format!("{scheme}://{}", header("host").unwrap_or_default())
+    header("host").map(|host| format!("{scheme}://{host}")).unwrap_or_default()
 }
 
 /// What Quay's framework says about a redirect.

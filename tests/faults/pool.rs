@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::support::{World, eventually};
+use crate::support::World;
 
 /// Two connections and little patience.
 fn narrow() -> World {

@@ -1,7 +1,7 @@
 //! A database that is not the one we know.
 
 use super::*;
-use crate::support::{World, eventually};
+use crate::support::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_column_leaves_pulls_to_python() {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::support::images::{Blob, OCI_LAYER};
-use crate::support::{Folder, World, eventually};
+use crate::support::{Folder, World};
 
 /// More than all the buffers between registryd and a client that does not read.
 const BIG: usize = 24 << 20;
@@ -34,10 +34,10 @@ pub(super) fn big_blob(world: &mut World) -> (Folder, Blob) {
 }
 
 /// A download that has begun, and that nobody goes on reading for now.
-struct Download(BufReader<TcpStream>);
+pub(super) struct Download(BufReader<TcpStream>);
 
 impl Download {
-    fn begin(registryd: &Registryd, path: &str) -> Download {
+    pub(super) fn begin(registryd: &Registryd, path: &str) -> Download {
         let mut stream = connect(registryd).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut stream = BufReader::with_capacity(1024, stream);
@@ -51,7 +51,7 @@ impl Download {
         Download(stream)
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         let mut body = Vec::new();
         // The length tells, however the connection ends.
         let _ = self.0.by_ref().take(BIG as u64).read_to_end(&mut body);
@@ -67,10 +67,7 @@ fn connect(registryd: &Registryd) -> std::io::Result<TcpStream> {
 
 fn term(registryd: &Registryd) {
     registryd.signal("TERM");
-    eventually(
-        || registryd.logs().contains("draining").then_some(()),
-        || format!("it does not drain:\n{}", registryd.logs()),
-    );
+    logs_say(registryd, &["draining"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,6 +97,10 @@ async fn requests_in_flight_are_finished() {
     let kept = client.get(&tags(&world.public)).await;
     assert_eq!((kept.status, kept.header("connection")), (200, "close"));
 
+    // Longer than a stop waits when there is nothing to wait for.
+    let began = Instant::now();
+    let held = || (began.elapsed() > Duration::from_secs(1)).then_some(());
+    eventually(held, || "time stands still".to_owned());
     lock.release().await;
     for pull in pulls {
         let answer = pull.await.unwrap();

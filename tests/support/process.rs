@@ -32,6 +32,7 @@ pub fn eventually<T>(
         if Instant::now() > deadline {
             panic!("after {PATIENCE:?}: {}", explain());
         }
+        #[expect(clippy::disallowed_methods, reason = "between two looks at a condition")]
         std::thread::sleep(Duration::from_millis(5));
     }
 }
