@@ -85,3 +85,23 @@ fn prepared_statements_can_be_switched_off() {
     let fetched = std::process::Command::new("curl").args(["-sf", &url]).output().unwrap();
     assert!(fetched.status.success(), "{}", registryd.logs());
 }
+
+#[test]
+fn db_check_names_what_differs_and_what_stays_with_python() {
+    let world = World::new();
+    let check = || {
+        let program = env!("CARGO_BIN_EXE_quay");
+        let output = std::process::Command::new(program)
+            .args(["db", "check", "--config"])
+            .arg(&world.conf)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(check(), (Some(0), "V2_AUTH: ok\nV2_PULL: ok\n".to_owned()));
+    world.database.sql("ALTER TABLE tag DROP COLUMN hidden; ALTER TABLE tag ADD COLUMN new text");
+    let (code, said) = check();
+    assert_eq!(code, Some(1));
+    assert!(said.starts_with("V2_AUTH: ok\nV2_PULL: stays with Python\n  "), "{said}");
+    assert!(said.contains("tag.hidden"), "{said}");
+}

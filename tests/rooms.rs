@@ -30,7 +30,8 @@ fn every_room_is_in_the_list() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for entry in fs::read_dir(source).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let known = ["lib.rs", "main.rs"].contains(&name.as_str()) || ROOMS.contains(&&*name);
+        let known =
+            ["lib.rs", "main.rs", "cli"].contains(&name.as_str()) || ROOMS.contains(&&*name);
         assert!(known, "src/{name} is no room of the list");
     }
 }
@@ -70,7 +71,8 @@ fn rooms_used(code: &str) -> Vec<String> {
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    // A room of the design that is not built yet has no folder.
+    for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(rust_files(&path));

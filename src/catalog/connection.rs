@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadpool_postgres::{
     Client, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OnceCell;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
@@ -201,10 +202,10 @@ impl Session<'_> {
     ) -> Result<Vec<Row>, Failure> {
         let shared = &self.catalog.shared;
         shared.metrics.statement(self.route);
-        shared.metrics.pool_in_use.inc();
+        let in_use = InUse::count(&shared.metrics.pool_in_use);
         let result = tokio::time::timeout(shared.statement_timeout, self.run(&client, sql, params));
         let result = result.await;
-        shared.metrics.pool_in_use.dec();
+        drop(in_use);
         match result {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) if error.is_closed() => Err(Failure::Broken(chain(&error))),
@@ -248,6 +249,22 @@ impl Session<'_> {
             };
             let _ = tokio::time::timeout(Duration::from_secs(5), asked).await;
         });
+    }
+}
+
+/// Counts a connection while it is in use, also when whoever uses it is dropped.
+struct InUse(Gauge);
+
+impl InUse {
+    fn count(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

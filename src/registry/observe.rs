@@ -66,9 +66,9 @@ fn note(app: &App, response: &ServiceResponse<BoxBody>, request_id: &str, durati
 
     let duration_ms = duration.as_secs_f64() * 1000.0;
     let path = request.path();
+    // Errors are logged as texts, which are escaped: they may hold the client's words.
     match response.response().error().and_then(actix_web::Error::as_error::<ApiError>) {
         Some(error @ (ApiError::Unavailable(_) | ApiError::Internal(_))) => {
-            let error = error.to_string();
             tracing::error!(
                 request_id,
                 route,
@@ -76,13 +76,11 @@ fn note(app: &App, response: &ServiceResponse<BoxBody>, request_id: &str, durati
                 path,
                 status,
                 duration_ms,
-                error,
+                error = error.to_string(),
                 "request failed"
             );
         }
         Some(error) => {
-            // As a text, which is escaped: it may hold the client's words, line ends included.
-            let error = error.to_string();
             tracing::debug!(
                 request_id,
                 route,
@@ -90,7 +88,7 @@ fn note(app: &App, response: &ServiceResponse<BoxBody>, request_id: &str, durati
                 path,
                 status,
                 duration_ms,
-                error,
+                error = error.to_string(),
                 "request refused"
             );
         }

@@ -1,0 +1,78 @@
+//! The command line: a file for each group of commands. Parse everything, then act.
+
+mod config;
+mod db;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use quay_sidecar::config::{Config, ConfigError, Loaded, ProcessEnvironment};
+
+/// sysexits.h: the command or its configuration is wrong; trying again will not help.
+const EX_USAGE: u8 = 64;
+
+/// Serves registry traffic of an existing Quay installation, from its own configuration,
+/// database and storage.
+#[derive(Parser)]
+#[command(name = "quay", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a service.
+    #[command(subcommand)]
+    Serve(serve::Serve),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Look at the database.
+    #[command(subcommand)]
+    Db(db::Db),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Args)]
+struct ConfigDir {
+    /// The folder with Quay's config.yaml.
+    #[arg(long = "config", value_name = "DIR")]
+    dir: PathBuf,
+}
+
+impl ConfigDir {
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        Config::load(&self.dir, &ProcessEnvironment)
+    }
+}
+
+/// Runs the command of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing to be done where even the message cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EX_USAGE } else { 0 });
+        }
+    };
+    match cli.command {
+        Command::Serve(command) => command.run(),
+        Command::Config(command) => command.run(),
+        Command::Db(command) => command.run(),
+        Command::Version => {
+            println!("quay-sidecar {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Says what is wrong with the configuration.
+fn unusable(error: &ConfigError) -> ExitCode {
+    eprint!("{error}");
+    ExitCode::from(EX_USAGE)
+}

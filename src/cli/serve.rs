@@ -1,0 +1,74 @@
+//! `quay serve …`
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use quay_sidecar::config::Loaded;
+use quay_sidecar::serve::{self, Listen, Options};
+use quay_sidecar::telemetry::logs;
+
+use super::{ConfigDir, unusable};
+
+#[derive(Subcommand)]
+pub enum Serve {
+    /// Serve /v2: pulls and their tokens. Stops on SIGTERM, after the requests in flight.
+    Registryd(Registryd),
+}
+
+#[derive(Args)]
+pub struct Registryd {
+    #[command(flatten)]
+    config: ConfigDir,
+    /// IP:PORT or unix:/path; `,nginx` after it marks the one that nginx connects to. Repeatable.
+    /// [default: 127.0.0.1:8445]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<Listen>,
+    /// Short for --listen 127.0.0.1:PORT.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Treat every listener as nginx's: send internal redirects, believe X-Forwarded-For.
+    #[arg(long)]
+    behind_nginx: bool,
+    /// Where /metrics, /healthz and /readyz are.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9192")]
+    admin_listen: SocketAddr,
+}
+
+impl Serve {
+    pub fn run(self) -> ExitCode {
+        let Self::Registryd(arguments) = self;
+        let Loaded { config, report } = match arguments.config.load() {
+            Ok(loaded) => loaded,
+            Err(error) => return unusable(&error),
+        };
+        logs::start(config.logging.json, config.logging.debug);
+        for problem in &report.problems {
+            let (key, place, remedy) = (&problem.key, &problem.place, &problem.remedy);
+            tracing::warn!(key, place, remedy, "{}", problem.reason);
+        }
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+        let served = actix_web::rt::System::new().block_on(serve::run(config, arguments.options()));
+        match served {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(%error, "cannot serve");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Registryd {
+    fn options(self) -> Options {
+        let mut listen = self.listen;
+        listen.extend(self.port.map(Listen::local));
+        if listen.is_empty() {
+            listen.push(Listen::local(Listen::DEFAULT_PORT));
+        }
+        for listen in &mut listen {
+            listen.nginx |= self.behind_nginx;
+        }
+        Options { listen, admin: self.admin_listen }
+    }
+}
