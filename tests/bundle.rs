@@ -1,0 +1,12 @@
+//! Our pieces in a Quay: the real nginx and the real supervisord, on a stand-in for Quay's tree.
+
+pub mod backend;
+mod blobs;
+mod files;
+mod flips;
+mod hook;
+pub mod http;
+mod nginx;
+pub mod quay;
+mod routing;
+mod supervisor;
