@@ -1,14 +1,16 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `auth`, `audit`, `catalog`, `blobs`, `config`, `telemetry`, `oci`.
+//! `serve`, `registry`, `bundle`, `switches`, `auth`, `audit`, `catalog`, `blobs`, `config`, `telemetry`, `oci`.
 
 pub mod audit;
 pub mod auth;
 pub mod blobs;
+pub mod bundle;
 pub mod catalog;
 pub mod config;
 pub mod oci;
 pub mod registry;
 pub mod serve;
+pub mod switches;
 pub mod telemetry;

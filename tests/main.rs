@@ -3,10 +3,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod bundle;
 mod database;
 mod faults;
+mod owner;
 mod pulls;
 mod replay;
 mod rooms;
 mod support;
+mod switches;
 mod tokens;

@@ -6,8 +6,19 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 9] =
-    ["serve", "registry", "auth", "audit", "catalog", "blobs", "config", "telemetry", "oci"];
+const ROOMS: [&str; 11] = [
+    "serve",
+    "registry",
+    "bundle",
+    "switches",
+    "auth",
+    "audit",
+    "catalog",
+    "blobs",
+    "config",
+    "telemetry",
+    "oci",
+];
 
 #[test]
 fn a_room_uses_only_rooms_below_it() {

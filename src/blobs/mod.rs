@@ -3,7 +3,7 @@
 mod local;
 mod path;
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
 pub use local::{LocalBlob, LocalError};
 pub use path::BlobPath;
@@ -12,16 +12,13 @@ use crate::config::{self, Location};
 
 /// The storages of `DISTRIBUTED_STORAGE_CONFIG`.
 #[derive(Clone, Debug)]
-pub struct Storage {
-    locations: BTreeMap<String, Location>,
-    preference: Vec<String>,
-}
+pub struct Storage(config::Storage);
 
 /// Where a blob is to be read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Source<'a> {
     /// In a folder.
-    Local(&'a std::path::Path),
+    Local(&'a Path),
     /// In a storage whose driver is not built; Python has it.
     Unsupported(&'a str),
     /// In no storage that the configuration names.
@@ -31,18 +28,17 @@ pub enum Source<'a> {
 impl Storage {
     /// The storages as configured.
     pub fn new(config: &config::Storage) -> Self {
-        Self { locations: config.locations.clone(), preference: config.preference.clone() }
+        Self(config.clone())
     }
 
     /// The first preferred location among `placements`, else any of them (contract §5.3).
     pub fn source(&self, placements: &[String]) -> Source<'_> {
-        let preferred = self.preference.iter().find(|name| placements.contains(name));
-        let location = preferred
-            .or(placements.first())
-            .and_then(|name| self.locations.get_key_value(name.as_str()));
+        let preferred = self.0.preference.iter().find(|name| placements.contains(name));
+        let location =
+            preferred.or(placements.first()).and_then(|name| self.0.locations.get(name.as_str()));
         match location {
-            Some((_, Location::Local { path })) => Source::Local(path),
-            Some((_, Location::Unsupported { driver })) => Source::Unsupported(driver),
+            Some(Location::Local { path }) => Source::Local(path),
+            Some(Location::Unsupported { driver }) => Source::Unsupported(driver),
             None => Source::Unknown,
         }
     }
@@ -50,7 +46,7 @@ impl Storage {
     /// Every local storage that cannot be entered, with the reason.
     pub async fn unusable(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (name, location) in &self.locations {
+        for (name, location) in &self.0.locations {
             let Location::Local { path } = location else { continue };
             if let Err(error) = tokio::fs::read_dir(path).await {
                 problems.push(format!("storage {name} at {}: {error}", path.display()));
@@ -63,18 +59,20 @@ impl Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn preference_decides_among_placements() {
         let local = |path: &str| Location::Local { path: path.into() };
-        let storage = Storage {
+        let storage = Storage(config::Storage {
             locations: BTreeMap::from([
                 ("near".to_owned(), local("/near")),
                 ("far".to_owned(), local("/far")),
                 ("s3".to_owned(), Location::Unsupported { driver: "S3Storage".into() }),
             ]),
             preference: vec!["near".into(), "s3".into()],
-        };
+            proxy_storage: false,
+        });
         let source = |placements: &[&str]| {
             let placements: Vec<String> = placements.iter().map(ToString::to_string).collect();
             format!("{:?}", storage.source(&placements))

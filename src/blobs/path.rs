@@ -22,6 +22,11 @@ impl BlobPath {
         plain.then(|| Self(format!("sharedimages/{uuid}/layer")))
     }
 
+    /// The path, without a root.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The path below `root`.
     pub fn below(&self, root: &Path) -> PathBuf {
         root.join(&self.0)

@@ -1,8 +1,11 @@
 //! The command line: a file for each group of commands. Parse everything, then act.
 
+mod bundle;
 mod config;
 mod db;
+mod quay;
 mod serve;
+mod switch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +36,12 @@ enum Command {
     /// Look at the database.
     #[command(subcommand)]
     Db(db::Db),
+    /// Owner switches: who serves what.
+    #[command(subcommand)]
+    Switch(switch::Switch),
+    /// Our pieces in an existing Quay.
+    #[command(subcommand)]
+    Bundle(bundle::Bundle),
     /// Print the version.
     Version,
 }
@@ -64,6 +73,8 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Db(command) => command.run(),
+        Command::Switch(command) => command.run(),
+        Command::Bundle(command) => command.run(),
         Command::Version => {
             println!("quay-sidecar {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -22,7 +22,8 @@ pub struct Sidecar {
     pub audit_queue: usize,
     /// `audit_timeout_ms`: the longest wait for that commit; default 5000 ms.
     pub audit_timeout: Duration,
-    /// `drain_s`: how long a stop waits for requests in flight; default 25 s.
+    /// `drain_s`: how long a stop waits for requests in flight; default 8 s, within the ten that
+    /// podman gives a container.
     pub drain: Duration,
     /// `workers`: server threads; by default the caller counts the cores.
     pub workers: Option<usize>,
@@ -60,7 +61,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Sidecar {
             Duration::from_secs(5),
             millis(100..=60_000),
         ),
-        drain: own.setting("drain_s", Duration::from_secs(25), seconds(0..=3600)),
+        drain: own.setting("drain_s", Duration::from_secs(8), seconds(0..=3600)),
         workers: own.setting("workers", None, |value| match value {
             ValueKind::Nil => Ok(None),
             value => count(1..=1024)(value).map(Some),

@@ -1,7 +1,7 @@
 //! Where the blobs are: `DISTRIBUTED_STORAGE_CONFIG` and the preference (contract 5.2, 5.3).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config::ValueKind;
 
@@ -18,6 +18,17 @@ pub struct Storage {
     pub preference: Vec<String>,
     /// `FEATURE_PROXY_STORAGE`, default false: downloads go through Quay's nginx (contract 5.6).
     pub proxy_storage: bool,
+}
+
+impl Storage {
+    /// The folders among the locations, each with the number that nginx and registryd both know
+    /// it by.
+    pub fn local_roots(&self) -> impl Iterator<Item = (usize, &Path)> {
+        self.locations.values().enumerate().filter_map(|(index, location)| match location {
+            Location::Local { path } => Some((index, path.as_path())),
+            Location::Unsupported { .. } => None,
+        })
+    }
 }
 
 /// One storage location.

@@ -1,5 +1,5 @@
 //! `GET` and `HEAD` of `/v2/<name>/blobs/<digest>` (contract §1.6.5). Ranges are ours: Quay sends
-//! the whole blob whatever is asked for.
+//! the whole blob whatever is asked for. Behind nginx it is nginx that sends the file.
 
 use actix_web::body::SizedStream;
 use actix_web::http::{StatusCode, header};
@@ -8,8 +8,9 @@ use futures_util::stream;
 
 use super::App;
 use super::access::Access;
-use super::error::{ApiError, blob_unknown, range_invalid};
+use super::error::{ACCEL_REDIRECT, ApiError, blob_unknown, range_invalid};
 use crate::blobs::{BlobPath, LocalBlob, LocalError, Source};
+use crate::bundle::STREAM_HEADER;
 use crate::catalog::{Blob, StoredAt};
 use crate::oci::{ByteRange, Digest, Span};
 
@@ -18,22 +19,26 @@ const CACHE_HEAD: &str = "max-age=31436000";
 const CACHE_GET: &str = "max-age=31536000";
 
 pub async fn head(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
-    let (access, digest, blob) = find(&app, &request).await?;
-    let size = match blob.size {
+    let found = Found::check(&app, &request).await?;
+    let size = match found.blob.size {
         Some(size) => size,
-        None => open(&app, &access, &digest, &blob).await?.length,
+        None => found.open(&app).await?.length,
     };
     let mut response = HttpResponse::Ok();
-    describe(&mut response, &digest, CACHE_HEAD);
+    describe(&mut response, &found.digest, CACHE_HEAD);
     Ok(response.body(SizedStream::new(size, stream::empty::<Result<_, actix_web::Error>>())))
 }
 
 pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
-    let (access, digest, blob) = find(&app, &request).await?;
-    let file = open(&app, &access, &digest, &blob).await?;
+    let found = Found::check(&app, &request).await?;
+    // nginx would send whatever is there: whether it is the blob is held against the catalog first.
+    let file = found.open(&app).await?;
     let length = file.length;
     let mut response = HttpResponse::Ok();
-    describe(&mut response, &digest, CACHE_GET);
+    describe(&mut response, &found.digest, CACHE_GET);
+    if let Some(redirect) = found.redirect(&app, &request) {
+        return Ok(response.insert_header((ACCEL_REDIRECT, redirect)).finish());
+    }
     let mut span = Span { offset: 0, length };
     if let Some(range) = range(&request) {
         let Some(part) = range.within(length) else { return Ok(unsatisfiable(length)) };
@@ -73,56 +78,80 @@ fn describe(response: &mut HttpResponseBuilder, digest: &Digest, cache: &'static
         .insert_header((header::CACHE_CONTROL, cache));
 }
 
-async fn find(app: &App, request: &HttpRequest) -> Result<(Access, Digest, Blob), ApiError> {
-    let access = Access::check(app, request).await?;
-    let digest = Digest::parse(request.match_info().query("digest"));
-    let db = app.catalog.session(access.route.name());
-    let found = match &digest {
-        Some(digest) => db.blob(&access.name, digest).await?,
-        // What is no digest of ours is in no repository, but who may not read is told that first.
-        None => db.repository(&access.name).await?,
-    };
-    access.permit(app, found.as_ref().map(|found| &found.repository))?;
-    let blob = found.and_then(|found| found.blob);
-    let (digest, blob) = digest.zip(blob).ok_or_else(blob_unknown)?;
-    if blob.locations.is_empty() {
-        return Err(app.decline(access.route.capability(), "no_placement"));
-    }
-    Ok((access, digest, blob))
+/// A blob that the caller may read.
+struct Found {
+    access: Access,
+    digest: Digest,
+    blob: Blob,
 }
 
-async fn open(
-    app: &App,
-    access: &Access,
-    digest: &Digest,
-    blob: &Blob,
-) -> Result<LocalBlob, ApiError> {
-    let root = match app.shared.storage.source(&blob.locations) {
-        Source::Local(root) => root,
-        Source::Unsupported(_) => {
-            return Err(app.decline(access.route.capability(), "storage_driver"));
+impl Found {
+    async fn check(app: &App, request: &HttpRequest) -> Result<Self, ApiError> {
+        let access = Access::check(app, request).await?;
+        let digest = Digest::parse(request.match_info().query("digest"));
+        let db = app.catalog.session(access.route.name());
+        let found = match &digest {
+            Some(digest) => db.blob(&access.name, digest).await?,
+            // What is no digest of ours is in no repository, but who may not read is told that
+            // first.
+            None => db.repository(&access.name).await?,
+        };
+        access.permit(app, found.as_ref().map(|found| &found.repository))?;
+        let blob = found.and_then(|found| found.blob);
+        let (digest, blob) = digest.zip(blob).ok_or_else(blob_unknown)?;
+        if blob.locations.is_empty() {
+            return Err(app.decline(access.route.capability(), "no_placement"));
         }
-        Source::Unknown => {
-            let locations = blob.locations.join(", ");
-            return Err(ApiError::Internal(format!(
-                "{digest} is stored at {locations}, which DISTRIBUTED_STORAGE_CONFIG does not name"
-            )));
+        Ok(Self { access, digest, blob })
+    }
+
+    /// Its path below the root of its storage.
+    fn path(&self) -> Result<BlobPath, ApiError> {
+        let path = match &self.blob.stored_at {
+            StoredAt::ContentAddress => Some(BlobPath::content_address(&self.digest)),
+            StoredAt::SharedImages(uuid) => BlobPath::shared_images(uuid),
+        };
+        path.ok_or_else(|| ApiError::Internal(format!("{} has no usable path", self.digest)))
+    }
+
+    async fn open(&self, app: &App) -> Result<LocalBlob, ApiError> {
+        let Self { access, digest, blob } = self;
+        let root = match app.shared.storage.source(&blob.locations) {
+            Source::Local(root) => root,
+            Source::Unsupported(_) => {
+                return Err(app.decline(access.route.capability(), "storage_driver"));
+            }
+            Source::Unknown => {
+                let locations = blob.locations.join(", ");
+                return Err(ApiError::Internal(format!(
+                    "{digest} is at {locations}, which DISTRIBUTED_STORAGE_CONFIG does not name"
+                )));
+            }
+        };
+        let path = self.path()?.below(root);
+        LocalBlob::open(path, blob.size).await.map_err(|error| match error {
+            LocalError::Missing(_) if !root.is_dir() => {
+                ApiError::Unavailable(format!("{error}, with all of its storage"))
+            }
+            LocalError::Missing(_) => {
+                tracing::error!(%error, repo = %access.name, %digest, "blob is in the catalog only");
+                blob_unknown()
+            }
+            LocalError::Damaged { .. } => ApiError::Internal(error.to_string()),
+            LocalError::Io { .. } => ApiError::Unavailable(error.to_string()),
+        })
+    }
+
+    /// What makes nginx send the file, unless it has tried and asks us to.
+    fn redirect(&self, app: &App, request: &HttpRequest) -> Option<String> {
+        let sendfile = app.sendfile.as_ref()?;
+        if request.headers().contains_key(STREAM_HEADER) {
+            return None;
         }
-    };
-    let path = match &blob.stored_at {
-        StoredAt::ContentAddress => Some(BlobPath::content_address(digest)),
-        StoredAt::SharedImages(uuid) => BlobPath::shared_images(uuid),
-    };
-    let path = path.ok_or_else(|| ApiError::Internal(format!("{digest} has no usable path")))?;
-    LocalBlob::open(path.below(root), blob.size).await.map_err(|error| match error {
-        LocalError::Missing(_) if !root.is_dir() => {
-            ApiError::Unavailable(format!("{error}, with all of its storage"))
-        }
-        LocalError::Missing(_) => {
-            tracing::error!(%error, repo = %access.name, %digest, "blob is in the catalog only");
-            blob_unknown()
-        }
-        LocalError::Damaged { .. } => ApiError::Internal(error.to_string()),
-        LocalError::Io { .. } => ApiError::Unavailable(error.to_string()),
-    })
+        let Source::Local(root) = app.shared.storage.source(&self.blob.locations) else {
+            return None;
+        };
+        let (index, _) = sendfile.roots.iter().find(|(_, known)| known == root)?;
+        Some(sendfile.redirect(*index, self.path().ok()?.as_str()))
+    }
 }

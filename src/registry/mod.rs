@@ -26,6 +26,7 @@ pub use {observe::InFlight, observe::observe, paths::normalise};
 use crate::audit::Audit;
 use crate::auth::{Authorizer, InstanceKey, Logins, ScopeParser, Verifier};
 use crate::blobs::Storage;
+use crate::bundle::Blobs;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::oci::NameRules;
@@ -39,6 +40,8 @@ pub struct App {
     /// Whether this listener is nginx's: only there are internal redirects sent and
     /// `X-Forwarded-For` believed.
     pub behind_nginx: bool,
+    /// How nginx is told to send a file itself, where it has the location for that.
+    pub sendfile: Option<Arc<Blobs>>,
     /// What all threads share.
     pub shared: Arc<Shared>,
 }

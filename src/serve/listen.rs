@@ -9,8 +9,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A socket that nginx's workers may be of another user's group to reach.
+/// Who may connect to a socket: our group; others too where they may pass through its folder, for
+/// there nginx's workers are another user.
 const SOCKET_MODE: u32 = 0o660;
+const OPEN_SOCKET_MODE: u32 = 0o666;
 
 /// Pending connections: what the kernel keeps while all threads are busy.
 pub(super) const BACKLOG: u32 = 2048;
@@ -141,7 +143,10 @@ impl Address {
                     std::fs::remove_file(path).map_err(failed)?;
                 }
                 let listener = UnixListener::bind(path).map_err(failed)?;
-                let mode = std::fs::Permissions::from_mode(SOCKET_MODE);
+                let folder = path.parent().map(std::fs::metadata).transpose().map_err(failed)?;
+                let open = folder.is_some_and(|folder| folder.permissions().mode() & 0o001 != 0);
+                let mode = if open { OPEN_SOCKET_MODE } else { SOCKET_MODE };
+                let mode = std::fs::Permissions::from_mode(mode);
                 std::fs::set_permissions(path, mode).map_err(failed)?;
                 Ok((Bound::Unix(listener), self.clone()))
             }
@@ -163,6 +168,18 @@ mod tests {
         assert_eq!(parse("unix:/run/q.sock,nginx").unwrap(), ok("unix:/run/q.sock", true));
         for bad in ["", "8445", "localhost:1", "unix:", "unix:rel", "127.0.0.1:99999", ",nginx"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_as_open_as_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for (of_folder, of_socket) in [(0o750, 0o660), (0o751, 0o666)] {
+            let mode = std::fs::Permissions::from_mode(of_folder);
+            std::fs::set_permissions(folder.path(), mode).unwrap();
+            let path = folder.path().join(format!("{of_folder}.sock"));
+            Address::Unix(path.clone()).bind().unwrap();
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, of_socket);
         }
     }
 

@@ -1,8 +1,10 @@
-//! Builds the services from the rooms below: `registryd`, and the admin listener beside it.
+//! Builds the services from the rooms below: `registryd` with the admin listener beside it, and
+//! the watcher of the owner switches.
 
 mod admin;
 mod health;
 mod listen;
+pub mod owner;
 mod registryd;
 
 pub use listen::{Listen, ListenError};

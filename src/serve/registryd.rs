@@ -17,6 +17,7 @@ use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, ScopeParser, VerificationKeys, Verifier,
 };
 use crate::blobs::Storage;
+use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::oci::NameRules;
@@ -209,10 +210,15 @@ fn registry_server(
 ) -> Result<Server, ServeError> {
     let (catalog, shared, pool) = (parts.catalog.clone(), parts.shared.clone(), parts.pool_size());
     let sidecar = &parts.shared.config.sidecar;
+    let sendfile = match behind_nginx {
+        true => sockets.iter().find_map(|(_, address, _)| sendfile(&shared.config, address)),
+        false => None,
+    };
     let mut server = HttpServer::new(move || {
         // Made on the thread that will use it, so that its connections live there.
         let catalog = catalog.with_own_pool(pool).unwrap_or_else(|_| catalog.clone());
-        let app = App { catalog, behind_nginx, shared: shared.clone() };
+        let sendfile = sendfile.clone();
+        let app = App { catalog, behind_nginx, sendfile, shared: shared.clone() };
         Service::new()
             .app_data(web::Data::new(app))
             .wrap(from_fn(registry::normalise))
@@ -236,6 +242,16 @@ fn registry_server(
         println!("registryd listening on {address}");
     }
     Ok(server.run())
+}
+
+/// Where the bundle put nginx's socket, it also left the secret part of the location from which
+/// nginx sends blobs itself. Elsewhere we stream them.
+fn sendfile(config: &Config, address: &Address) -> Option<Arc<Blobs>> {
+    let Address::Unix(socket) = address else { return None };
+    let run = RunFolder::open(socket.parent()?).ok()?;
+    let prefix = run.kept_blob_prefix()?;
+    let roots = config.storage.local_roots().map(|(index, root)| (index, root.to_owned()));
+    Some(Arc::new(Blobs { prefix, roots: roots.collect() }))
 }
 
 fn admin_server(parts: &Parts, address: SocketAddr) -> Result<(Server, Address), ServeError> {

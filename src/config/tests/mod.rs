@@ -121,7 +121,7 @@ fn the_least_file_gets_quays_defaults() {
     assert_eq!((c.sidecar.db_pool_size, c.sidecar.workers), (16, None));
     assert_eq!(
         (c.sidecar.db_wait, c.sidecar.drain),
-        (Duration::from_secs(2), Duration::from_secs(25))
+        (Duration::from_secs(2), Duration::from_secs(8))
     );
     assert!(c.sidecar.db_prepared_statements && !c.logging.json && !c.logging.debug);
 }

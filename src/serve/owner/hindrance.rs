@@ -1,0 +1,90 @@
+//! Why a capability cannot be ours, for reasons that hold for the whole process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::guard::Health;
+use crate::catalog::{Catalog, schema};
+use crate::config::{Config, Location};
+use crate::switches::Hindrances;
+use crate::telemetry::Metrics;
+
+/// How often the schema is looked at: an upgrade of Quay restarts us anyway.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Until the database has answered once.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Capabilities with a word for the reason.
+pub(super) type Reasons = BTreeMap<String, String>;
+
+const ALL: [&str; 3] = ["V2_PULL", "V2_AUTH", "V2_BASE"];
+
+/// What the configuration rules out.
+pub(super) fn of_config(config: Option<&Config>) -> Reasons {
+    let mut reasons = Reasons::new();
+    let Some(config) = config else {
+        reasons.extend(ALL.map(|name| (name.to_owned(), "config_invalid".to_owned())));
+        return reasons;
+    };
+    let unsupported = |location: &Location| matches!(location, Location::Unsupported { .. });
+    if config.audit.logs_model != "database" {
+        reasons.insert("V2_PULL".to_owned(), "logs_model".to_owned());
+    }
+    if config.storage.locations.values().any(unsupported) {
+        reasons.insert("V2_PULL".to_owned(), "storage_driver".to_owned());
+    }
+    if config.testing {
+        reasons.extend(ALL.map(|name| (name.to_owned(), "testing".to_owned())));
+    }
+    reasons
+}
+
+/// Tells of tables that are not what we rely on, for as long as anybody listens. Until the
+/// database has answered, nothing is known and nothing is ours.
+pub(super) async fn watch_schema(config: Config, reasons: watch::Sender<Option<Reasons>>) {
+    let metrics = Arc::new(Metrics::default());
+    let Ok(catalog) = Catalog::new(&config.database, &config.sidecar, 1, metrics) else { return };
+    while !reasons.is_closed() {
+        let wait = match catalog.session("health").live_columns().await {
+            Ok(live) => {
+                let found = broken(&live);
+                reasons.send_if_modified(|known| {
+                    known.replace(found.clone()).is_none_or(|before| before != found)
+                });
+                INTERVAL
+            }
+            Err(error) => {
+                tracing::warn!(%error, "database not checked");
+                FIRST
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn broken(live: &[schema::LiveColumn]) -> Reasons {
+    let drifts = schema::compare(schema::contract(), live);
+    for drift in &drifts {
+        tracing::error!(%drift, "schema contract broken");
+    }
+    let capabilities = drifts.into_iter().flat_map(|drift| drift.capabilities);
+    capabilities.map(|name| (name, "schema".to_owned())).collect()
+}
+
+/// All of them together; of several reasons the most lasting is named.
+pub(super) fn together(config: &Reasons, schema: Option<&Reasons>, health: Health) -> Hindrances {
+    let mut all = Hindrances::of_this_machine();
+    if health != Health::Ready {
+        all.0.extend(ALL.map(|name| (name.to_owned(), health.as_str().to_owned())));
+    }
+    match schema {
+        Some(schema) => all.0.extend(schema.clone()),
+        None => all.0.extend(ALL.map(|name| (name.to_owned(), "schema_unknown".to_owned()))),
+    }
+    all.0.extend(config.clone());
+    all
+}

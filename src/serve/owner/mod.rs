@@ -1,0 +1,16 @@
+//! `quay switch watch`: sees that every request goes to the owner that the switches name, and to
+//! Python whenever that cannot be us.
+//!
+//! A program of its own, so that a failure of registryd does not take the way back with it.
+
+mod guard;
+mod hindrance;
+mod install;
+mod plan;
+mod status;
+mod watch;
+
+pub use install::{Installation, Paths};
+pub use plan::{declared, naming};
+pub use status::{Line, Status};
+pub use watch::watch;
