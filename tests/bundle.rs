@@ -6,7 +6,7 @@ mod files;
 mod flips;
 mod hook;
 pub mod http;
-mod nginx;
+pub mod nginx;
 pub mod quay;
 mod routing;
 mod supervisor;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agreement;
 mod bad_input;
 mod bundle;
 mod database;
