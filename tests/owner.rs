@@ -294,3 +294,65 @@ fn explain_names_the_rule() {
     assert_eq!(bad.status.code(), Some(64), "{bad:?}");
     assert!(String::from_utf8_lossy(&bad.stderr).contains("ROUTE_OWNER_CAP_V2_PUL"));
 }
+
+/// A worker that is switched off is stopped; given back, it is what Quay would have it be.
+#[test]
+fn workers_stop_and_are_given_back() {
+    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let is = |program: &str, state: &str| {
+        booted.supervisor.state(program).is_ok_and(|found| found == state)
+    };
+    let (flush, mirror) = ("pullstatsredisflushworker", "repomirrorworker");
+    booted.eventually("running", || is(flush, "RUNNING"));
+    let set = booted.set("WORKER_OWNER_PULLSTATSREDISFLUSHWORKER=off");
+    assert!(set.status.success(), "{set:?}");
+    booted.set("WORKER_OWNER_REPOMIRRORWORKER=off");
+    booted.eventually("stopped", || is(flush, "STOPPED"));
+    booted.set("WORKER_OWNER_REPOMIRRORWORKER=python");
+    booted.set("WORKER_OWNER_PULLSTATSREDISFLUSHWORKER=python");
+    booted.eventually("running", || is(flush, "RUNNING"));
+    assert!(is(mirror, "STOPPED"), "it was not started by Quay");
+}
+
+/// The last good switches hold for a moment, then everything is Python's; a good file restores.
+#[test]
+fn a_damaged_file_leads_to_python() {
+    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let file = booted.quay.conf("stack/migration-switches.yaml");
+    let switches = |version: u64| {
+        format!("schema: 1\nversion: {version}\npoll_seconds: 5\nswitches:\n  {PULL}: rust\n...\n")
+    };
+    fs::write(&file, switches(1)).unwrap();
+    booted.eventually("rust", || booted.owner() == "rust");
+    let load = Load::start(&booted);
+    fs::write(&file, "switches: {").unwrap();
+    let began = Instant::now();
+    booted.eventually("python", || booted.owner() == "python");
+    assert!(began.elapsed() < Duration::from_secs(30));
+    // The same version again: the damage is repaired.
+    fs::write(&file, switches(1)).unwrap();
+    booted.eventually("rust", || booted.owner() == "rust");
+    // An older one is refused, whatever it says.
+    fs::write(&file, switches(0)).unwrap();
+    booted.eventually("refused", || {
+        said(&command(&booted.quay, &["switch", "show"])).contains("version")
+    });
+    load.stop();
+}
+
+/// The way back needs nothing of nginx: not even that it would start again.
+#[test]
+fn the_way_back_works_while_nginx_would_not_start() {
+    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    assert!(booted.set(&format!("{PULL}=rust")).status.success());
+    booted.eventually("rust", || booted.owner() == "rust");
+    fs::write(booted.quay.conf("nginx/rate-limiting.conf"), "no directive of nginx's;").unwrap();
+    // A canary changes the map, which nginx does not accept: everything stays with Python.
+    let canary = booted.set("ROUTE_CANARY_ORGS=[demo]");
+    assert_eq!(canary.status.code(), Some(1), "{canary:?}");
+    assert!(said(&canary).contains("unknown directive"), "{canary:?}");
+    booted.eventually("python", || booted.owner() == "python");
+    let back = booted.set(&format!("{PULL}=python"));
+    assert!(said(&back).contains("applied after"), "{back:?}");
+    assert_eq!(booted.owner(), "python");
+}

@@ -1,5 +1,6 @@
 //! `quay switch …`
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,16 @@ pub enum Switch {
     /// written and the watcher cannot be asked; 64 for what is no switch.
     Set(Set),
     /// Run the watcher: sets and clears what the switches say. A program of supervisord's.
-    Watch(Quay),
+    Watch(Watch),
+}
+
+#[derive(Args)]
+pub struct Watch {
+    /// Where /metrics is.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9193")]
+    admin_listen: SocketAddr,
+    #[command(flatten)]
+    quay: Quay,
 }
 
 #[derive(Args)]
@@ -81,7 +91,7 @@ impl Switch {
             Self::Show(show) => show.run(),
             Self::Explain(explain) => explain.run(),
             Self::Set(set) => set.run(),
-            Self::Watch(quay) => watch(&quay),
+            Self::Watch(watch) => watch.run(),
         }
     }
 }
@@ -198,11 +208,17 @@ impl Set {
             return ExitCode::SUCCESS;
         }
         match wait(&paths.run, written.version, began) {
-            Some(took) => {
+            Observed::Applied(took) => {
                 println!("applied after {:.1} s", took.as_secs_f64());
                 ExitCode::SUCCESS
             }
-            None => {
+            Observed::Refused(problem) => {
+                println!(
+                    "written, not applied; owners are python until nginx accepts it: {problem}"
+                );
+                ExitCode::FAILURE
+            }
+            Observed::Nothing => {
                 println!("written, not observed");
                 ExitCode::from(NOT_OBSERVED)
             }
@@ -221,31 +237,45 @@ fn describe(written: &Written) {
     }
 }
 
-/// Until the watcher says that it is in effect; `None` when there is nobody to ask.
-fn wait(run: &std::path::Path, version: u64, began: Instant) -> Option<Duration> {
+/// What the watcher says of a version.
+enum Observed {
+    Applied(Duration),
+    Refused(String),
+    Nothing,
+}
+
+/// Until the watcher has said something.
+fn wait(run: &std::path::Path, version: u64, began: Instant) -> Observed {
     let mut heard = began;
     while began.elapsed() < PROPAGATION && heard.elapsed() < SILENCE {
         if let Some(status) = Status::read(run) {
             heard = Instant::now();
             if status.applied.is_some_and(|applied| applied >= version) {
-                return Some(began.elapsed());
+                return Observed::Applied(began.elapsed());
+            }
+            let seen = status.seen.is_some_and(|seen| seen >= version);
+            if let Some(problem) = status.map_problem.filter(|_| seen) {
+                return Observed::Refused(problem);
             }
         }
         #[expect(clippy::disallowed_methods, reason = "between two looks at a file")]
         std::thread::sleep(LOOK);
     }
-    None
+    Observed::Nothing
 }
 
-fn watch(quay: &Quay) -> ExitCode {
-    let installation = quay.installation();
-    let logging = installation.config.as_ref().map(|config| &config.logging);
-    logs::start(logging.is_some_and(|l| l.json), logging.is_some_and(|l| l.debug));
-    match actix_web::rt::System::new().block_on(owner::watch(installation)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "cannot watch: everything stays with Python");
-            ExitCode::FAILURE
+impl Watch {
+    fn run(self) -> ExitCode {
+        let installation = self.quay.installation();
+        let logging = installation.config.as_ref().map(|config| &config.logging);
+        logs::start(logging.is_some_and(|l| l.json), logging.is_some_and(|l| l.debug));
+        let watched = owner::watch(installation, self.admin_listen);
+        match actix_web::rt::System::new().block_on(watched) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch: everything stays with Python");
+                ExitCode::FAILURE
+            }
         }
     }
 }

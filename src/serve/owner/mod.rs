@@ -6,6 +6,7 @@
 mod guard;
 mod hindrance;
 mod install;
+mod metrics;
 mod plan;
 mod status;
 mod watch;

@@ -1,7 +1,10 @@
 //! The loop: read, resolve, set flags, report.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,9 +13,10 @@ use tokio::sync::watch;
 use super::guard::{self, Health};
 use super::hindrance::{self, Reasons};
 use super::install::Installation;
+use super::metrics::{self, OwnerMetrics};
 use super::plan::{Plan, declared, naming};
 use super::status::Status;
-use crate::bundle::{Applied, Routing, RunFolder, RunFolderError, Supervisor, When};
+use crate::bundle::{Applied, Ini, Routing, RunFolder, RunFolderError, Supervisor, When};
 use crate::switches::{CONFIG_FILE, Content, Event, Poller, Reading, SWITCH_FILE};
 
 /// How often it is looked whether a file has changed; polled it is at the interval of the
@@ -25,6 +29,9 @@ const LAST_GOOD: &str = "last-good.yaml";
 /// How often registryd is asked for, when it is wanted and does not run.
 const START_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often a map that nginx did not accept is tried again.
+const MAP_RETRY: Duration = Duration::from_secs(10);
+
 /// What supervisord may take for one call.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(5);
 
@@ -32,15 +39,17 @@ const SUPERVISOR_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the run folder is not ours to use: without flags everything is Python's.
-pub async fn watch(installation: Installation) -> Result<(), RunFolderError> {
+pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), RunFolderError> {
     let run = RunFolder::open(&installation.paths.run)?;
+    let metrics = Arc::new(OwnerMetrics::new());
+    metrics::serve(admin, metrics.clone());
     let (health, healthy) = watch::channel(Health::Starting);
     tokio::spawn(guard::look_after(run.socket(), health));
     let (schema, schema_known) = watch::channel(None);
     if let Some(config) = installation.config.clone() {
         tokio::spawn(hindrance::watch_schema(config, schema));
     }
-    let mut watcher = Watcher::new(installation, run, healthy, schema_known);
+    let mut watcher = Watcher::new(installation, run, metrics, healthy, schema_known);
     let mut term = match signal(SignalKind::terminate()) {
         Ok(term) => term,
         Err(error) => {
@@ -64,6 +73,7 @@ pub async fn watch(installation: Installation) -> Result<(), RunFolderError> {
 struct Watcher {
     installation: Installation,
     run: RunFolder,
+    metrics: Arc<OwnerMetrics>,
     health: watch::Receiver<Health>,
     schema: watch::Receiver<Option<Reasons>>,
     config_reasons: Reasons,
@@ -75,8 +85,11 @@ struct Watcher {
     modified: Option<SystemTime>,
     routing: Routing,
     map_problem: Option<String>,
+    last_map: Option<Instant>,
     hung: bool,
     last_start: Option<Instant>,
+    /// Python's programs that a switch has stopped.
+    stopped: BTreeSet<String>,
     status: Status,
 }
 
@@ -87,6 +100,7 @@ impl Watcher {
     fn new(
         installation: Installation,
         run: RunFolder,
+        metrics: Arc<OwnerMetrics>,
         health: watch::Receiver<Health>,
         schema: watch::Receiver<Option<Reasons>>,
     ) -> Self {
@@ -107,11 +121,14 @@ impl Watcher {
             // The hook rendered the map from the same files before we were started.
             routing,
             map_problem: None,
+            last_map: None,
             hung: false,
             last_start: None,
+            stopped: BTreeSet::new(),
             status: Status::default(),
             installation,
             run,
+            metrics,
             health,
             schema,
         }
@@ -123,6 +140,7 @@ impl Watcher {
         let plan = self.plan(health);
         self.tell_nginx(&plan);
         self.set_flags(&plan);
+        self.move_workers(&plan);
         self.look_after_registryd(health);
         self.report(health, plan);
     }
@@ -143,6 +161,11 @@ impl Watcher {
         }
         self.next_poll = now + self.poller.wait(now);
         self.tell(&event);
+        if !matches!(event, Event::Accepted { .. } | Event::Settling { .. }) {
+            for problem in self.poller.status().problems.iter().filter(|p| p.is_error()) {
+                self.metrics.error(problem.code.as_str());
+            }
+        }
     }
 
     /// For the next watcher: a file that is bad just then must not cost it the owners that it had.
@@ -198,12 +221,16 @@ impl Watcher {
 
     /// A map that nginx does not accept leaves the old one, and the flags that lead to Python.
     fn tell_nginx(&mut self, plan: &Plan) {
-        if same(&plan.routing, &self.routing) {
+        let waiting = self.last_map.is_some_and(|last| last.elapsed() < MAP_RETRY);
+        let settled = self.map_problem.is_none() || waiting;
+        if same(&plan.routing, &self.routing) && settled {
             return;
         }
+        self.last_map = Some(Instant::now());
         self.routing = plan.routing.clone();
         let applied = self.installation.bundle(plan.routing.clone()).apply(When::Live);
         self.map_problem = self.reload(&applied).err();
+        self.metrics.reloaded(self.map_problem.is_none());
         match &self.map_problem {
             None => tracing::info!("nginx has the new map"),
             Some(problem) => tracing::error!(problem, "nginx keeps the map it has"),
@@ -236,11 +263,48 @@ impl Watcher {
         }
     }
 
+    /// `off` stops Python's program. `python` gives back what Quay itself would do: a program that
+    /// it does not start by itself is not started by us either.
+    fn move_workers(&mut self, plan: &Plan) {
+        for line in plan.lines.iter().filter(|line| line.kind == "worker") {
+            let off = line.owner == "off";
+            if off == self.stopped.contains(&line.id) {
+                continue;
+            }
+            if off {
+                self.stopped.insert(line.id.clone());
+            } else {
+                self.stopped.remove(&line.id);
+            }
+            if off || self.autostarts(&line.id) {
+                self.move_worker(line.id.clone(), off);
+            }
+        }
+    }
+
+    fn move_worker(&self, program: String, off: bool) {
+        let supervisor = self.supervisor.clone();
+        tokio::task::spawn_blocking(move || {
+            let moved = if off { supervisor.stop(&program) } else { supervisor.start(&program) };
+            match moved {
+                Ok(()) => tracing::info!(program, off, "worker moved"),
+                Err(error) => tracing::error!(%error, program, off, "worker not moved"),
+            }
+        });
+    }
+
+    fn autostarts(&self, program: &str) -> bool {
+        let file = self.installation.paths.quay_conf.join("supervisord.conf");
+        let programs = std::fs::read_to_string(file).ok().and_then(|text| Ini::parse(&text).ok());
+        programs.is_some_and(|programs| programs.autostart(program))
+    }
+
     /// Started once it is wanted, then left running; killed when it hangs, after the flags were
     /// cleared: supervisord starts it again.
     fn look_after_registryd(&mut self, health: Health) {
         if health == Health::Hung && !self.hung {
             tracing::error!("registryd does not answer: killed, its requests are Python's");
+            self.metrics.killed();
             if let Err(error) = self.supervisor.signal("registryd", "KILL") {
                 tracing::error!(%error, "registryd not killed");
             }
@@ -265,15 +329,22 @@ impl Watcher {
         let polled = self.poller.status();
         let version = self.poller.snapshot().map(|snapshot| snapshot.version);
         let standing = format!("{:?}", polled.standing).to_lowercase();
-        if standing == "current" && polled.applied != version && self.map_problem.is_none() {
+        // With a map that nginx refuses, only what is all Python's is in effect.
+        let in_effect = self.map_problem.is_none() || !self.plan(Health::Ready).wants_us();
+        if standing == "current" && polled.applied != version && in_effect {
             let propagation = self.modified.and_then(|at| at.elapsed().ok());
             let propagation_s = propagation.map(|time| time.as_secs_f64());
             tracing::info!(version, propagation_s, "switches applied");
             self.status.propagation_s = propagation_s;
+            propagation_s.into_iter().for_each(|seconds| self.metrics.applied(seconds));
             if let Some(version) = version {
                 self.poller.confirm(version);
             }
         }
+        if plan.lines != self.status.owners {
+            self.metrics.owners(&plan.lines);
+        }
+        self.metrics.versions(polled.seen, self.poller.status().applied);
         self.status = Status {
             standing,
             seen: polled.seen,
