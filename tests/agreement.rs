@@ -118,3 +118,11 @@ fn with_canaries() {
         ROUTE_CANARY_PERCENT: 40\n";
     agree(switches);
 }
+
+/// registryd does not decide by user yet: nobody is in that cohort, which does not mean everybody.
+#[test]
+fn with_a_canary_of_users() {
+    let switches = "  ROUTE_OWNER_FAMILY_REGISTRY_V2: rust\n  \
+        ROUTE_CANARY_USERS: [ada]\n  ROUTE_CANARY_REPOS: [acme/app]\n";
+    agree(switches);
+}

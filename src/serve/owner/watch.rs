@@ -14,7 +14,7 @@ use super::guard::{self, Health};
 use super::hindrance::{self, Reasons};
 use super::install::Installation;
 use super::metrics::{self, OwnerMetrics};
-use super::plan::{Plan, declared, naming};
+use super::plan::{Plan, declared, naming, without_users};
 use super::status::Status;
 use crate::bundle::{Applied, Ini, Routing, RunFolder, RunFolderError, Supervisor, When};
 use crate::switches::{CONFIG_FILE, Content, Event, Poller, Reading, SWITCH_FILE};
@@ -216,7 +216,8 @@ impl Watcher {
         let schema = self.schema.borrow().clone();
         let hindered = hindrance::together(&self.config_reasons, schema.as_ref(), health);
         let naming = self.installation.config.as_ref().map(naming).unwrap_or_default();
-        Plan::new(&self.poller.effective(), &declared(), &hindered, &naming)
+        let switches = without_users(self.poller.effective());
+        Plan::new(&switches, &declared(), &hindered, &naming)
     }
 
     /// A map that nginx does not accept leaves the old one, and the flags that lead to Python.
