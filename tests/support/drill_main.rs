@@ -1,0 +1,367 @@
+//! Flips, kills and stalls under a constant load: the real nginx, supervisord, registryd and watcher
+//! in a stand-in Quay, with a stand-in for Python. `drill --quay PATH --minutes 10 --flips 60`, or
+//! `--quick` for the short story of scripts/quickstart. The last line is `N requests, F failed`.
+
+#![allow(dead_code, unused_imports, reason = "shared with the tests, which use more of it")]
+#![allow(unreachable_pub, missing_docs, reason = "public to this program alone")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a drill fails by panicking")]
+
+#[path = "../bundle"]
+mod bundle {
+    pub mod backend;
+    pub mod http;
+    pub mod quay;
+}
+#[path = "."]
+mod support {
+    pub mod images;
+    pub mod keys;
+    pub mod postgres;
+    pub mod process;
+    pub mod registry_fixture;
+    mod rows;
+    pub use postgres::{Cluster, Database, free_port};
+    pub use process::{Folder, eventually};
+}
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bundle::backend::Backend;
+use bundle::http::Client;
+use bundle::quay::{Quay, Variant};
+use clap::Parser;
+use quay_sidecar::bundle::Supervisor;
+use support::process::{AtExit, PATIENCE, lock, signal, wait};
+use support::registry_fixture::Fixture;
+use support::{Cluster, Folder, eventually};
+
+#[derive(Parser)]
+#[command(name = "drill", about = "Flips, kills and stalls under load")]
+struct Arguments {
+    /// The program under test
+    #[arg(long, value_name = "PATH")]
+    quay: PathBuf,
+    /// How long the flips take together
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    #[arg(long, default_value_t = 60)]
+    flips: u32,
+    /// 4 flips and one kill, told as a story
+    #[arg(long)]
+    quick: bool,
+}
+
+const PULL: &str = "ROUTE_OWNER_CAP_V2_PULL";
+const ACCEPT: [(&str, &str); 1] = [("accept", support::images::OCI_MANIFEST)];
+const TAG: &str = "/v2/demo/public/manifests/latest";
+
+/// Fields are dropped in this order, after supervisord has ended.
+struct Stack {
+    binary: PathBuf,
+    supervisor: Supervisor,
+    supervisord: Child,
+    _at_exit: AtExit,
+    _python: Backend,
+    quay: Quay,
+    fixture: Fixture,
+    _seeded: Folder,
+    _cluster: Cluster,
+}
+
+impl Stack {
+    fn boot(binary: PathBuf) -> Stack {
+        let cluster = Cluster::start();
+        let seeded = Folder::new();
+        let (storage, conf) = (seeded.path().join("storage"), seeded.path().join("conf"));
+        fs::create_dir(&storage).unwrap();
+        fs::create_dir(&conf).unwrap();
+        let mut fixture = None;
+        cluster.template("drill", |database| {
+            fixture = Some(Fixture::seed(database.uri(), &storage, &conf, "registry.example"));
+        });
+        let fixture = fixture.expect("seeded").moved(&cluster.uri("drill"), &conf);
+
+        let quay = Quay::new(Variant { same_user: true, ..Variant::default() });
+        for file in ["config.yaml", "quay.pem", "quay.kid"] {
+            fs::copy(conf.join(file), quay.conf("stack").join(file)).unwrap();
+        }
+        let edit = |from: &str, to: &str| {
+            let text = quay.read("supervisord.conf").replace(from, to);
+            fs::write(quay.conf("supervisord.conf"), text).unwrap();
+        };
+        let nginx = format!("nginx -c {}", quay.conf("nginx/nginx.conf").display());
+        edit("/bin/sleep 1002", &nginx);
+        let python = Backend::start("python", &quay.python_socket());
+        let applied = run(Command::new(&binary).args(["bundle", "apply", "--hook"]), &quay);
+        assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
+        // A drill may run beside an installation.
+        edit(",nginx", ",nginx --admin-listen 127.0.0.1:0");
+
+        let log = fs::File::create(quay.root().join("supervisord.log")).unwrap();
+        let mut start = Command::new("supervisord");
+        start.arg("-c").arg(quay.conf("supervisord.conf")).current_dir(quay.root());
+        start.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        environment(&mut start, &quay);
+        let supervisord = start.spawn().expect("supervisord runs: install the package supervisor");
+        let stack = Stack {
+            binary,
+            supervisor: Supervisor::at(quay.bundle.tree.supervisor_socket(), PATIENCE),
+            _at_exit: AtExit::run(format!("kill {} 2>/dev/null", supervisord.id())),
+            supervisord,
+            _python: python,
+            quay,
+            fixture,
+            _seeded: seeded,
+            _cluster: cluster,
+        };
+        stack.until("python");
+        stack
+    }
+
+    /// Who answers a pull now.
+    fn owner(&self) -> String {
+        match Client::new(self.quay.port).send("GET", TAG, &ACCEPT, None) {
+            Ok(answer) if answer.status == 200 => answer.owner().to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn until(&self, owner: &str) {
+        let log = || fs::read_to_string(self.quay.root().join("supervisord.log"));
+        eventually(
+            || (self.owner() == owner).then_some(()),
+            || format!("{owner} does not answer:\n{}", log().unwrap_or_default()),
+        );
+    }
+
+    /// What `quay switch set` says of the time until it applied, in seconds.
+    fn flip(&self, owner: &str) -> f64 {
+        let mut set = Command::new(&self.binary);
+        let set = run(set.args(["switch", "set", &format!("{PULL}={owner}")]), &self.quay);
+        let took = said(&set)
+            .lines()
+            .find_map(|line| line.strip_prefix("applied after ")?.strip_suffix(" s")?.parse().ok());
+        let took = took.unwrap_or_else(|| panic!("not applied: {set:?}"));
+        self.until(owner);
+        took
+    }
+
+    /// Sends a signal to a program, and waits until it runs again and rust answers.
+    fn disturb(&self, program: &str, name: &str) {
+        self.supervisor.signal(program, name).unwrap();
+        if program == "registryd" {
+            self.until("python");
+        } else {
+            pause(Duration::from_secs(1));
+        }
+        eventually(
+            || self.supervisor.state(program).is_ok_and(|state| state == "RUNNING").then_some(()),
+            || format!("{program} does not run again"),
+        );
+        self.until("rust");
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // A stopped registryd would not hear that it is to end.
+        let _ = self.supervisor.signal("registryd", "CONT");
+        signal(&self.supervisord, "TERM");
+        wait(&mut self.supervisord, "supervisord");
+    }
+}
+
+fn environment(command: &mut Command, quay: &Quay) {
+    command
+        .env("QUAYRUN", quay.conf(""))
+        .env("QUAYCONF", quay.conf(""))
+        .env("QUAYDIR", quay.root())
+        .env("PYTHONPATH", "/nowhere")
+        .env("QUAY_SIDECAR_RUN", &quay.bundle.programs.run);
+}
+
+fn run(command: &mut Command, quay: &Quay) -> Output {
+    environment(command, quay);
+    command.output().expect("--quay is a program")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn pause(time: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "the drill's own rhythm")]
+    std::thread::sleep(time);
+}
+
+struct Sample {
+    began: Instant,
+    took: Duration,
+    /// Who answered, or what went wrong.
+    owner: Result<String, String>,
+}
+
+/// Two kept connections, and two threads that connect anew for each request.
+struct Load {
+    stop: Arc<AtomicBool>,
+    samples: Arc<Mutex<Vec<Sample>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(stack: &Stack) -> Load {
+        let manifest = &stack.fixture.public.manifest;
+        let layer = &manifest.layers()[0];
+        let wanted = [
+            (TAG.to_owned(), manifest.bytes.clone()),
+            (format!("/v2/demo/public/manifests/{}", manifest.digest), manifest.bytes.clone()),
+            (format!("/v2/demo/public/blobs/{}", layer.digest), layer.bytes.clone()),
+        ];
+        let (stop, samples) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let threads = [true, true, false, false].map(|keep| {
+            let (stop, samples, wanted) = (stop.clone(), samples.clone(), wanted.clone());
+            let port = stack.quay.port;
+            std::thread::spawn(move || {
+                let mut client = Client::new(port);
+                for (path, content) in wanted.iter().cycle() {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    if !keep {
+                        client = Client::new(port);
+                    }
+                    let began = Instant::now();
+                    let owner = match client.send("GET", path, &ACCEPT, None) {
+                        Ok(answer) if answer.status == 200 => match answer.owner() {
+                            "rust" if answer.body == *content => Ok("rust".to_owned()),
+                            "python" if answer.by() == "python" => Ok("python".to_owned()),
+                            _ => Err(format!("{path}: not its answer: {:?}", answer.headers)),
+                        },
+                        Ok(answer) => Err(format!("{path}: {} {}", answer.status, answer.text())),
+                        Err(error) => Err(format!("{path}: {error}")),
+                    };
+                    lock(&samples).push(Sample { began, took: began.elapsed(), owner });
+                    pause(Duration::from_millis(10));
+                }
+            })
+        });
+        Load { stop, samples, threads: threads.into() }
+    }
+
+    /// What a kill or a stall cost those who pulled meanwhile.
+    fn cost(&self, what: &str, disturb: impl FnOnce()) {
+        let began = Instant::now();
+        disturb();
+        let lasted = began.elapsed();
+        // Let those end that wait.
+        pause(Duration::from_secs(1));
+        let samples = lock(&self.samples);
+        let met: Vec<&Sample> = samples.iter().filter(|s| s.began + s.took >= began).collect();
+        let longest = met.iter().map(|sample| sample.took).max().unwrap_or_default();
+        let failed = met.iter().filter(|sample| sample.owner.is_err()).count();
+        println!(
+            "{what:<24} rust again after {:.1} s, longest wait {:.0} ms, {} requests, {failed} failed",
+            lasted.as_secs_f64(),
+            ms(longest),
+            met.len()
+        );
+    }
+
+    /// Prints the sums; true when none has failed.
+    fn report(self) -> bool {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        let samples = lock(&self.samples);
+        let mut owners = BTreeMap::<&str, usize>::new();
+        let mut failed = Vec::new();
+        for sample in samples.iter() {
+            match &sample.owner {
+                Ok(owner) => *owners.entry(owner).or_default() += 1,
+                Err(error) => failed.push(error),
+            }
+        }
+        let owners: Vec<String> = owners.iter().map(|(who, n)| format!("{who} {n}")).collect();
+        let mut took: Vec<Duration> = samples.iter().map(|sample| sample.took).collect();
+        took.sort();
+        let at = |part: usize| ms(took[(took.len() - 1) * part / 100]);
+        println!("answered by              {}", owners.join(", "));
+        println!(
+            "latency                  p50 {:.1} ms, p99 {:.1} ms, max {:.0} ms",
+            at(50),
+            at(99),
+            at(100)
+        );
+        for error in failed.iter().take(5) {
+            println!("failed: {error}");
+        }
+        println!("{} requests, {} failed", samples.len(), failed.len());
+        failed.is_empty()
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Who answers before and after each step.
+fn story(stack: &Stack) {
+    let tell = |when: &str| println!("{when:<36} {}", stack.owner());
+    tell("before");
+    for round in ["", " again"] {
+        stack.flip("rust");
+        tell(&format!("after the flip{round}"));
+        if round.is_empty() {
+            stack.supervisor.signal("registryd", "KILL").unwrap();
+            stack.until("python");
+            println!("{:<36} python", "after kill -9 of registryd");
+            stack.until("rust");
+            tell("when it has started again");
+        }
+        stack.flip("python");
+        tell(&format!("after flipping back{round}"));
+    }
+}
+
+fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) {
+    println!("{flips} flips in {minutes} minutes, on 2 kept and 2 new connections");
+    let began = Instant::now();
+    let mut took = Vec::new();
+    for flip in 0..flips {
+        let due = Duration::from_secs_f64(minutes * 60.0 * f64::from(flip) / f64::from(flips));
+        pause(due.saturating_sub(began.elapsed()));
+        took.push(stack.flip(if flip % 2 == 0 { "rust" } else { "python" }));
+    }
+    took.sort_by(f64::total_cmp);
+    if let [least, .., most] = took[..] {
+        let median = took[took.len() / 2];
+        println!(
+            "propagation              min {least:.1} s, median {median:.1} s, max {most:.1} s"
+        );
+    }
+    stack.flip("rust");
+    load.cost("kill -9 of registryd", || stack.disturb("registryd", "KILL"));
+    load.cost("SIGSTOP of registryd", || stack.disturb("registryd", "STOP"));
+    load.cost("kill -9 of the watcher", || stack.disturb("owner-switch", "KILL"));
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let stack = Stack::boot(arguments.quay.canonicalize().expect("--quay is a program"));
+    let load = Load::start(&stack);
+    if arguments.quick {
+        story(&stack);
+    } else {
+        drill(&stack, &load, arguments.minutes, arguments.flips);
+    }
+    let good = load.report();
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
