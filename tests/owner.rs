@@ -261,7 +261,8 @@ fn a_hung_registryd_is_noticed_and_replaced() {
     booted.eventually("python", || booted.owner() == "python");
     booted.eventually("rust", || booted.owner() == "rust");
     let (_, longest) = load.stop();
-    assert!(longest < Duration::from_secs(8), "somebody waited {longest:?}");
+    // nginx by itself would have waited for half an hour; what it really costs, the drill measures.
+    assert!(longest < Duration::from_secs(25), "somebody waited {longest:?}");
 }
 
 /// A capability whose tables are not what we know stays with Python, whatever the switch says.
