@@ -70,12 +70,13 @@ struct Normalised {
 /// The path to use instead, or `None` for one that is fine as it is.
 fn normalised(method: &Method, path: &str) -> Option<Normalised> {
     let encoded = path.contains("%2F") || path.contains("%2f");
+    // Nearly every path: nothing to do, and nothing to allocate.
+    if !encoded && !path.contains("//") && !lacks_slash(method, path) {
+        return None;
+    }
     let mut text = path.replace("%2F", "/").replace("%2f", "/");
     let bare = lacks_slash(method, &text);
     let redirect = text.contains("//") || bare;
-    if !encoded && !redirect {
-        return None;
-    }
     if bare {
         text.push('/');
     }

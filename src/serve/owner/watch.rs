@@ -331,8 +331,8 @@ impl Watcher {
         let version = self.poller.snapshot().map(|snapshot| snapshot.version);
         let standing = format!("{:?}", polled.standing).to_lowercase();
         // With a map that nginx refuses, only what is all Python's is in effect.
-        let in_effect = self.map_problem.is_none() || !self.plan(Health::Ready).wants_us();
-        if standing == "current" && polled.applied != version && in_effect {
+        let in_effect = || self.map_problem.is_none() || !self.plan(Health::Ready).wants_us();
+        if standing == "current" && polled.applied != version && in_effect() {
             let propagation = self.modified.and_then(|at| at.elapsed().ok());
             let propagation_s = propagation.map(|time| time.as_secs_f64());
             tracing::info!(version, propagation_s, "switches applied");
