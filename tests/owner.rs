@@ -1,6 +1,8 @@
 //! The whole of it: nginx, supervisord, registryd and the watcher in a stand-in Quay, with a real
 //! registry behind registryd and a stand-in for Python.
 
+mod watcher;
+
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -43,10 +45,16 @@ impl Booted {
 
         let applied = command(&quay, &["bundle", "apply", "--hook"]);
         assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
-        // Several of us run side by side here.
-        let spliced = quay.read("supervisord.conf");
-        let any_port = ",nginx --admin-listen 127.0.0.1:0";
-        fs::write(quay.conf("supervisord.conf"), spliced.replace(",nginx", any_port)).unwrap();
+        // Several of us run side by side here, and what they say is looked at.
+        let any_port = "--admin-listen 127.0.0.1:0";
+        let log = |stream| format!("{}/%(program_name)s.{stream}", quay.root().display());
+        let spliced = quay
+            .read("supervisord.conf")
+            .replace(",nginx", &format!(",nginx {any_port}"))
+            .replace("switch watch", &format!("switch watch {any_port}"))
+            .replace("stdout_logfile=NONE", &format!("stdout_logfile={}", log("out")))
+            .replace("stderr_logfile=NONE", &format!("stderr_logfile={}", log("log")));
+        fs::write(quay.conf("supervisord.conf"), spliced).unwrap();
         let mut start = Command::new("supervisord");
         start.arg("-c").arg(quay.conf("supervisord.conf")).current_dir(quay.root());
         environment(&mut start, &quay);
@@ -111,7 +119,11 @@ fn pull(client: &mut Client) -> Answer {
 
 fn environment(command: &mut Command, quay: &Quay) {
     let conf = quay.conf("");
+    // Programs that a test puts before the real ones.
+    let first = quay.root().join("path").display().to_string();
+    let path = std::env::var("PATH").unwrap();
     command
+        .env("PATH", format!("{first}:{path}:/usr/sbin"))
         .env("QUAYRUN", &conf)
         .env("QUAYCONF", &conf)
         .env("QUAYDIR", quay.root())

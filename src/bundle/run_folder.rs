@@ -104,11 +104,25 @@ impl RunFolder {
         }
     }
 
-    /// Clears all flags: every owner is Python.
+    /// Which of Python's workers a switch has stopped: a line each, kept by the watcher for the
+    /// next one.
+    pub fn stopped_workers(&self) -> PathBuf {
+        self.path.join("stopped-workers")
+    }
+
+    /// As at boot: all flags are cleared, so every owner is Python, and every worker is as
+    /// supervisord has it.
     ///
     /// # Errors
     /// When one cannot be removed.
     pub fn clear(&self) -> Result<(), RunFolderError> {
+        let stopped = self.stopped_workers();
+        match fs::remove_file(&stopped) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&stopped)(error));
+            }
+            _ => {}
+        }
         let on = self.path.join("on");
         for entry in fs::read_dir(&on).map_err(io_error(&on))? {
             let path = entry.map_err(io_error(&on))?.path();

@@ -1,6 +1,6 @@
 //! From what was read to a snapshot, or to everything that is wrong with it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::DateTime;
 
@@ -12,6 +12,9 @@ use super::snapshot::{POLL, Snapshot, Switches};
 use super::source::{Content, MOST_BYTES, Reading, SECTION};
 use super::yaml::{self, Entry, Node, Value};
 use super::{text, value};
+
+/// How far clocks may differ.
+const FUTURE: Duration = Duration::from_secs(5 * 60);
 
 /// What a reading amounts to.
 #[derive(Debug, Default)]
@@ -45,6 +48,8 @@ pub(super) fn parse(reading: &Reading) -> Parsed {
         }
     };
     parsed.config(&reading.config.content, own);
+    let written = if own { &reading.switches } else { &reading.config };
+    parsed.clock(written.modified);
     if parsed.problems.iter().any(Problem::is_error) {
         parsed.found = Found::Bad;
     }
@@ -59,6 +64,23 @@ pub(super) fn draft(text: &str) -> Parsed {
 }
 
 impl Parsed {
+    /// A document from the future tells of a clock that is wrong. When it was written is known
+    /// from the file, so no clock of ours is asked.
+    fn clock(&mut self, modified: Option<SystemTime>) {
+        let Found::Good(snapshot) = &self.found else { return };
+        let Some((updated, modified)) = snapshot.updated_at.zip(modified) else { return };
+        if SystemTime::from(updated) <= modified + FUTURE {
+            return;
+        }
+        let place = Place { origin: snapshot.origin, line: 0 };
+        let wrong = Wrong::new(
+            Code::UpdatedInFuture,
+            format!("{updated} is later than the file itself"),
+            "check the clock of the machine that wrote it",
+        );
+        self.wrong("updated_at", place, wrong);
+    }
+
     fn wrong(&mut self, key: &str, place: Place, wrong: Wrong) {
         self.problems.push(wrong.at(key, place));
     }

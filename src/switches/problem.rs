@@ -26,6 +26,7 @@ pub enum Code {
     NoEndMark,
     NotSwitchable,
     OffNotAllowed,
+    OverrideConflict,
     PinnedRoute,
     RetiredProgram,
     RouteTableMismatch,
@@ -39,6 +40,7 @@ pub enum Code {
     UnknownWorker,
     Unreachable,
     Unreadable,
+    UpdatedInFuture,
     VersionRegression,
     VersionReuse,
 }
@@ -67,6 +69,7 @@ impl Code {
             Self::NoEndMark => "no_end_mark",
             Self::NotSwitchable => "not_switchable",
             Self::OffNotAllowed => "off_not_allowed",
+            Self::OverrideConflict => "override_conflict",
             Self::PinnedRoute => "pinned_route",
             Self::RetiredProgram => "retired_program",
             Self::RouteTableMismatch => "route_table_mismatch",
@@ -80,6 +83,7 @@ impl Code {
             Self::UnknownWorker => "unknown_worker",
             Self::Unreachable => "unreachable_route",
             Self::Unreadable => "unreadable",
+            Self::UpdatedInFuture => "updated_in_future",
             Self::VersionRegression => "version_regression",
             Self::VersionReuse => "version_reuse",
         }
@@ -94,7 +98,9 @@ impl Code {
             | Self::GoMeansRust
             | Self::MissingRouteTable
             | Self::NoEndMark
-            | Self::Unreachable => Severity::Warning,
+            | Self::OverrideConflict
+            | Self::Unreachable
+            | Self::UpdatedInFuture => Severity::Warning,
             _ => Severity::Error,
         }
     }

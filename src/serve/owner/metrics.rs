@@ -1,7 +1,9 @@
 //! The metrics of the switch model (section 11), on the watcher's own admin listener.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::status::Line;
+use crate::switches::Origin;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Owned {
@@ -21,6 +24,27 @@ struct Owned {
     owner: String,
     reason: String,
     gated: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    kind: String,
+    id: String,
+    owner: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Source {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Moved {
+    program: String,
+    from: &'static str,
+    to: &'static str,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +70,10 @@ const PROPAGATION_BUCKETS: [f64; 7] = [0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0];
 pub(super) struct OwnerMetrics {
     registry: Mutex<Registry>,
     owners: Family<Owned, Gauge>,
+    decisions: Family<Decided, Counter>,
+    forced: Family<Source, Gauge>,
+    age: Gauge<f64, AtomicU64>,
+    moves: Family<Moved, Counter>,
     versions: Family<State, Gauge>,
     errors: Family<Code, Counter>,
     propagation: Histogram,
@@ -58,6 +86,10 @@ impl OwnerMetrics {
         let metrics = Self {
             registry: Mutex::default(),
             owners: Family::default(),
+            decisions: Family::default(),
+            forced: Family::default(),
+            age: Gauge::default(),
+            moves: Family::default(),
             versions: Family::default(),
             errors: Family::default(),
             propagation: Histogram::new(PROPAGATION_BUCKETS),
@@ -66,6 +98,27 @@ impl OwnerMetrics {
         };
         let mut r = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
         r.register("quay_owner_info", "Who owns it, and why", metrics.owners.clone());
+        r.register(
+            "quay_owner_decisions",
+            "Times that an owner or its reason became this; requests are not counted here",
+            metrics.decisions.clone(),
+        );
+        r.register(
+            "quay_owner_force_python",
+            "1 at what forces everything to Python: env, file, or none",
+            metrics.forced.clone(),
+        );
+        r.register_with_unit(
+            "quay_owner_snapshot_age",
+            "Since the switches in use were last found in their file",
+            Unit::Seconds,
+            metrics.age.clone(),
+        );
+        r.register(
+            "quay_owner_worker_transitions",
+            "Python workers stopped and given back",
+            metrics.moves.clone(),
+        );
         r.register(
             "quay_owner_snapshot_version",
             "Versions of the switches",
@@ -92,11 +145,16 @@ impl OwnerMetrics {
         metrics
     }
 
-    /// What holds now; what held before is gone.
-    pub(super) fn owners(&self, lines: &[Line]) {
+    /// What holds now; what held `before` is gone.
+    pub(super) fn owners(&self, before: &[Line], lines: &[Line]) {
         self.owners.clear();
         for line in lines {
             let Line { kind, id, owner, reason, gated } = line.clone();
+            if !before.contains(line) {
+                let (kind, id) = (kind.clone(), id.clone());
+                let decided = Decided { kind, id, owner: owner.clone(), reason: reason.clone() };
+                self.decisions.get_or_create(&decided).inc();
+            }
             let owned = Owned { kind, id, owner, reason, gated: gated.to_string() };
             self.owners.get_or_create(&owned).set(1);
         }
@@ -107,6 +165,33 @@ impl OwnerMetrics {
             let version = version.and_then(|version| i64::try_from(version).ok());
             self.versions.get_or_create(&State { state }).set(version.unwrap_or_default());
         }
+    }
+
+    pub(super) fn snapshot_age(&self, age: Duration) {
+        self.age.set(age.as_secs_f64());
+    }
+
+    pub(super) fn forced(&self, by: Option<Origin>) {
+        let now = match by {
+            None => "none",
+            Some(Origin::Environment) => "env",
+            Some(Origin::SwitchFile | Origin::ConfigFile) => "file",
+        };
+        for source in ["none", "env", "file"] {
+            self.forced.get_or_create(&Source { source }).set(i64::from(source == now));
+        }
+    }
+
+    pub(super) fn worker_moved(
+        &self,
+        program: &str,
+        from: &'static str,
+        to: &'static str,
+        done: bool,
+    ) {
+        let result = if done { "ok" } else { "failed" };
+        let moved = Moved { program: program.to_owned(), from, to, result };
+        self.moves.get_or_create(&moved).inc();
     }
 
     pub(super) fn error(&self, code: &str) {

@@ -3,11 +3,14 @@
 //!
 //! A program of its own, so that a failure of registryd does not take the way back with it.
 
+mod files;
 mod guard;
 mod hindrance;
 mod install;
+mod map;
 mod metrics;
 mod plan;
+mod programs;
 mod status;
 mod watch;
 
