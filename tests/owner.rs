@@ -1,6 +1,7 @@
 //! The whole of it: nginx, supervisord, registryd and the watcher in a stand-in Quay, with a real
 //! registry behind registryd and a stand-in for Python.
 
+mod canary;
 mod watcher;
 
 use std::fs;
@@ -66,6 +67,11 @@ impl Booted {
         let booted = Booted { world, quay, supervisor, supervisord, _at_exit, _python: python };
         booted.eventually("python", || booted.owner() == "python");
         booted
+    }
+
+    /// As in Quay's image, where nginx's workers are of the same user.
+    fn of_our_user() -> Booted {
+        Booted::new(Variant { same_user: true, ..Variant::default() })
     }
 
     /// One pull of a public manifest, through nginx.
@@ -229,7 +235,7 @@ fn a_switch_moves_pulls_and_moves_them_back() {
 
 #[test]
 fn blobs_are_sent_by_nginx() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     assert!(booted.set(&format!("{PULL}=rust")).status.success());
     booted.eventually("rust", || booted.owner() == "rust");
     let layer = &booted.world.public.manifest.layers()[0];
@@ -250,7 +256,7 @@ fn blobs_are_sent_by_nginx() {
 
 #[test]
 fn a_dead_registryd_costs_nobody_an_answer() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     assert!(booted.set(&format!("{PULL}=rust")).status.success());
     booted.eventually("rust", || booted.owner() == "rust");
     let load = Load::start(&booted);
@@ -265,7 +271,7 @@ fn a_dead_registryd_costs_nobody_an_answer() {
 
 #[test]
 fn a_hung_registryd_is_noticed_and_replaced() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     assert!(booted.set(&format!("{PULL}=rust")).status.success());
     booted.eventually("rust", || booted.owner() == "rust");
     let load = Load::start(&booted);
@@ -280,7 +286,7 @@ fn a_hung_registryd_is_noticed_and_replaced() {
 /// A capability whose tables are not what we know stays with Python, whatever the switch says.
 #[test]
 fn a_broken_schema_keeps_python() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     booted.world.database.sql("ALTER TABLE tag RENAME COLUMN hidden TO concealed");
     let set = booted.set(&format!("{PULL}=rust"));
     assert!(set.status.success(), "{set:?}");
@@ -293,7 +299,7 @@ fn a_broken_schema_keeps_python() {
 
 #[test]
 fn explain_names_the_rule() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     let explain = |method: &str, path: &str| {
         said(&command(&booted.quay, &["switch", "explain", method, path]))
     };
@@ -311,7 +317,7 @@ fn explain_names_the_rule() {
 /// A worker that is switched off is stopped; given back, it is what Quay would have it be.
 #[test]
 fn workers_stop_and_are_given_back() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     let is = |program: &str, state: &str| {
         booted.supervisor.state(program).is_ok_and(|found| found == state)
     };
@@ -330,7 +336,7 @@ fn workers_stop_and_are_given_back() {
 /// The last good switches hold for a moment, then everything is Python's; a good file restores.
 #[test]
 fn a_damaged_file_leads_to_python() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     let file = booted.quay.conf("stack/migration-switches.yaml");
     let switches = |version: u64| {
         format!("schema: 1\nversion: {version}\npoll_seconds: 5\nswitches:\n  {PULL}: rust\n...\n")
@@ -356,7 +362,7 @@ fn a_damaged_file_leads_to_python() {
 /// The way back needs nothing of nginx: not even that it would start again.
 #[test]
 fn the_way_back_works_while_nginx_would_not_start() {
-    let booted = Booted::new(Variant { same_user: true, ..Variant::default() });
+    let booted = Booted::of_our_user();
     assert!(booted.set(&format!("{PULL}=rust")).status.success());
     booted.eventually("rust", || booted.owner() == "rust");
     fs::write(booted.quay.conf("nginx/rate-limiting.conf"), "no directive of nginx's;").unwrap();

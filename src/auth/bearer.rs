@@ -38,6 +38,8 @@ pub struct Bearer {
     readable: Vec<RepoName>,
     /// Whom the action log names.
     pub entity: Entity,
+    /// `sub`: the name of the user or robot; of an application token, its owner's.
+    pub subject: String,
 }
 
 impl Bearer {
@@ -110,7 +112,8 @@ impl Verifier {
         }
         let claims = parse_object(&payload, "payload")?;
         self.check_claims(&claims, Utc::now().timestamp())?;
-        Ok(Bearer { readable: self.readable(&claims)?, entity: entity(&claims)? })
+        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Bearer { readable: self.readable(&claims)?, entity: entity(&claims)?, subject })
     }
 
     fn check_claims(&self, claims: &Map<String, Value>, now: i64) -> Result<(), BearerError> {

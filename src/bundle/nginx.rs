@@ -120,6 +120,8 @@ struct ServerFile<'a> {
     run: &'a str,
     flags: Vec<&'a str>,
     canary: bool,
+    /// Completes the names that leave it out, so that all decide by the same text.
+    library: Option<&'a str>,
     blobs: Option<RenderedBlobs<'a>>,
     server_headers: &'a [String],
     proxy_headers: &'a [String],
@@ -190,6 +192,7 @@ impl Nginx {
             run: text::path("the run folder", &self.run)?,
             flags: self.routing.flags()?,
             canary: self.routing.gated(),
+            library: self.routing.canary.library()?,
             blobs: blobs.filter(|blobs| !blobs.locations.is_empty()),
             server_headers: &facts.server_headers,
             proxy_headers: &facts.proxy_headers,
@@ -275,6 +278,12 @@ fn rendered_rule(pattern: String, owner: &'static str) -> Result<RenderedRule, R
 }
 
 impl Canary {
+    fn library(&self) -> Result<Option<&str>, Refused> {
+        let library = self.library.as_deref();
+        library.map(|name| text::name("LIBRARY_NAMESPACE", name)).transpose()?;
+        Ok(library)
+    }
+
     fn render(&self) -> Result<Cohort, Refused> {
         if self.percent > 100 {
             let value = self.percent.to_string();
@@ -288,20 +297,14 @@ impl Canary {
                 return Err(shape(&what, name, "is no organization: it has a slash"));
             }
             alternatives.push(format!("{}/.+", regex::escape(name)));
-            if self.library.as_ref() == Some(name) {
-                alternatives.push("[^/]+".to_owned());
-            }
         }
         for (index, name) in self.repositories.iter().enumerate() {
             let what = format!("ROUTE_CANARY_REPOS[{index}]");
             text::name(&what, name)?;
-            let Some((organization, repository)) = name.split_once('/') else {
+            if !name.contains('/') {
                 return Err(shape(&what, name, "is no organization/repository"));
-            };
-            alternatives.push(regex::escape(name));
-            if self.library.as_deref() == Some(organization) {
-                alternatives.push(regex::escape(repository));
             }
+            alternatives.push(regex::escape(name));
         }
         Ok(Cohort {
             percent: Some(self.percent).filter(|&percent| percent > 0),

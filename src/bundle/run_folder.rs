@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::files;
+use crate::switches::Cohort;
 
 /// The run folder, checked to be ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +109,22 @@ impl RunFolder {
     /// next one.
     pub fn stopped_workers(&self) -> PathBuf {
         self.path.join("stopped-workers")
+    }
+
+    /// Where registryd finds the canary's cohort.
+    pub fn cohort(&self) -> PathBuf {
+        self.path.join("cohort.json")
+    }
+
+    /// Replaces it, so that nobody reads half of one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_cohort(&self, cohort: &Cohort) -> Result<(), RunFolderError> {
+        let path = self.cohort();
+        let text = serde_json::to_vec(cohort).map_err(io::Error::other);
+        let written = text.and_then(|text| files::write(&path, &text, 0o600));
+        written.map_err(io_error(&path))
     }
 
     /// As at boot: all flags are cleared, so every owner is Python, and every worker is as

@@ -32,6 +32,8 @@ impl Access {
         let name = RepoName::parse(path, &app.shared.rules)
             .ok_or_else(|| app.decline(route.capability(), "repository_name"))?;
         let bearer = app.bearer(request, app.pull_challenge(&name)).await?;
+        let user = bearer.as_ref().map(|bearer| bearer.subject.as_str());
+        app.check_cohort(request, Some(&name), user)?;
         Ok(Self { route, name, bearer })
     }
 

@@ -24,6 +24,7 @@ pub async fn ping(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
         return Err(not_found);
     }
     let bearer = app.bearer(&request, app.challenge()).await?;
+    app.check_cohort(&request, None, None)?;
     match docker_version(&latin1(&request, &header::USER_AGENT)) {
         Some(_) if config.server.blacklist_v2_spec != DEFAULT_BLACKLIST => {
             return Err(app.decline(route.capability(), "blacklist_v2_spec"));

@@ -5,6 +5,7 @@
 mod access;
 mod base;
 mod blobs;
+mod cohort;
 mod decline;
 mod error;
 mod json;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+pub use cohort::CohortFile;
 pub use routes::{Route, configure};
 pub use {observe::InFlight, observe::observe, paths::normalise};
 
@@ -42,6 +44,8 @@ pub struct App {
     pub behind_nginx: bool,
     /// How nginx is told to send a file itself, where it has the location for that.
     pub sendfile: Option<Arc<Blobs>>,
+    /// Whose requests are ours, where a canary says so.
+    pub cohort: Option<Arc<CohortFile>>,
     /// What all threads share.
     pub shared: Arc<Shared>,
 }

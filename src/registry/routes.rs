@@ -70,6 +70,24 @@ impl Route {
         }
     }
 
+    /// The number of its reads in the catalogue of switches; `None` for what we never answer.
+    pub fn id(self, head: bool) -> Option<u16> {
+        Some(match self {
+            Self::Base => 319,
+            Self::Blob if head => 321,
+            Self::Blob => 320,
+            Self::ManifestByDigest => 323,
+            Self::Referrers => 325,
+            Self::ManifestByTag => 327,
+            Self::Tags => 335,
+            Self::Catalog => 336,
+            Self::Token => 337,
+            Self::BlobDelete | Self::Uploads | Self::Upload | Self::V1 | Self::Other => {
+                return None;
+            }
+        })
+    }
+
     /// The methods that Quay has for it.
     pub fn allow(self) -> &'static str {
         match self {
@@ -177,4 +195,31 @@ async fn not_built(request: HttpRequest, app: web::Data<App>) -> Result<HttpResp
     let read = [Method::GET, Method::HEAD].contains(request.method());
     let capability = if read { Route::of(&request).capability() } else { "V2_PUSH" };
     Err(app.decline(capability, "not_built"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switches::catalogue;
+
+    #[test]
+    fn numbers_are_those_of_the_catalogue() {
+        for (route, head, path) in [
+            (Route::Base, false, "/v2/"),
+            (Route::Token, false, "/v2/auth"),
+            (Route::Catalog, false, "/v2/_catalog"),
+            (Route::Tags, false, "/tags/list"),
+            (Route::Referrers, false, "/referrers/"),
+            (Route::ManifestByTag, false, "manifests/<tag>"),
+            (Route::ManifestByDigest, false, "manifests/<digest>"),
+            (Route::Blob, false, "/blobs/<digest>"),
+            (Route::Blob, true, "/blobs/<digest>"),
+        ] {
+            let known = catalogue().route(route.id(head).unwrap()).unwrap();
+            assert!(known.path.contains(path), "{route:?}: {}", known.path);
+            let method = if head { "HEAD" } else { "GET" };
+            assert!(known.methods.iter().any(|m| m == method), "{route:?}: {:?}", known.methods);
+            assert_eq!(known.capability, route.capability());
+        }
+    }
 }

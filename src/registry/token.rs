@@ -17,6 +17,9 @@ const MAX_SCOPES: usize = 50;
 
 pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     app.check_capability(Route::Token)?;
+    // By the name that is claimed: what Python is to check, we must not have checked before.
+    let claimed = Basic::parse(&latin1(&request, &header::AUTHORIZATION));
+    app.check_cohort(&request, None, claimed.as_ref().map(|basic| basic.username.as_str()))?;
     let query = request.query_string();
     let scopes: Vec<String> = query::values(query, "scope").take(MAX_SCOPES + 1).collect();
     if scopes.len() > MAX_SCOPES {

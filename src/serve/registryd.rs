@@ -21,7 +21,7 @@ use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::oci::NameRules;
-use crate::registry::{self, App, InFlight, Shared};
+use crate::registry::{self, App, CohortFile, InFlight, Shared};
 use crate::telemetry::Metrics;
 
 /// How long a client may take to send the head of a request.
@@ -210,15 +210,17 @@ fn registry_server(
 ) -> Result<Server, ServeError> {
     let (catalog, shared, pool) = (parts.catalog.clone(), parts.shared.clone(), parts.pool_size());
     let sidecar = &parts.shared.config.sidecar;
-    let sendfile = match behind_nginx {
-        true => sockets.iter().find_map(|(_, address, _)| sendfile(&shared.config, address)),
+    let run = match behind_nginx {
+        true => sockets.iter().find_map(|(_, address, _)| run_folder(address)),
         false => None,
     };
+    let sendfile = run.as_ref().and_then(|run| sendfile(&shared.config, run));
+    let cohort = run.map(|run| Arc::new(CohortFile::at(run.cohort())));
     let mut server = HttpServer::new(move || {
         // Made on the thread that will use it, so that its connections live there.
         let catalog = catalog.with_own_pool(pool).unwrap_or_else(|_| catalog.clone());
-        let sendfile = sendfile.clone();
-        let app = App { catalog, behind_nginx, sendfile, shared: shared.clone() };
+        let (sendfile, cohort) = (sendfile.clone(), cohort.clone());
+        let app = App { catalog, behind_nginx, sendfile, cohort, shared: shared.clone() };
         Service::new()
             .app_data(web::Data::new(app))
             .wrap(from_fn(registry::normalise))
@@ -244,11 +246,15 @@ fn registry_server(
     Ok(server.run())
 }
 
-/// Where the bundle put nginx's socket, it also left the secret part of the location from which
-/// nginx sends blobs itself. Elsewhere we stream them.
-fn sendfile(config: &Config, address: &Address) -> Option<Arc<Blobs>> {
+/// The folder that the bundle put nginx's socket into.
+fn run_folder(address: &Address) -> Option<RunFolder> {
     let Address::Unix(socket) = address else { return None };
-    let run = RunFolder::open(socket.parent()?).ok()?;
+    RunFolder::open(socket.parent()?).ok()
+}
+
+/// There it also left the secret part of the location from which nginx sends blobs itself.
+/// Elsewhere we stream them.
+fn sendfile(config: &Config, run: &RunFolder) -> Option<Arc<Blobs>> {
     let prefix = run.kept_blob_prefix()?;
     let roots = config.storage.local_roots().map(|(index, root)| (index, root.to_owned()));
     Some(Arc::new(Blobs { prefix, roots: roots.collect() }))

@@ -63,20 +63,9 @@ impl Canary {
     ///
     /// `repository` is `namespace/name`, or `None` for a path that names none.
     pub fn by_path(&self, repository: Option<&str>) -> Membership {
-        let Some(repository) = repository else { return Membership::Outside };
-        let listed = |names: &Option<Setting<BTreeSet<String>>>, name: &str| {
-            names.as_ref().is_some_and(|names| names.value.contains(name))
-        };
-        let namespace = repository.split('/').next().unwrap_or_default();
-        if listed(&self.orgs, namespace) {
-            Membership::Org
-        } else if listed(&self.repos, repository) {
-            Membership::Repo
-        } else if self.percent.as_ref().is_some_and(|p| is_within(bucket(repository), p.value)) {
-            Membership::Percent
-        } else {
-            Membership::Outside
-        }
+        let (orgs, repos) = (self.orgs.as_ref(), self.repos.as_ref());
+        let percent = self.percent.as_ref().map(|percent| percent.value).unwrap_or_default();
+        by_path(orgs.map(|o| &o.value), repos.map(|r| &r.value), percent, repository)
     }
 
     /// Decides by the user: registryd's part, for requests that are not in by their path.
@@ -87,6 +76,26 @@ impl Canary {
             (Some(_), None) => Membership::Undecided,
             _ => Membership::Outside,
         }
+    }
+}
+
+/// Decides by the selectors of repositories alone.
+pub(super) fn by_path(
+    orgs: Option<&BTreeSet<String>>,
+    repos: Option<&BTreeSet<String>>,
+    percent: u8,
+    repository: Option<&str>,
+) -> Membership {
+    let Some(repository) = repository else { return Membership::Outside };
+    let namespace = repository.split('/').next().unwrap_or_default();
+    if orgs.is_some_and(|names| names.contains(namespace)) {
+        Membership::Org
+    } else if repos.is_some_and(|names| names.contains(repository)) {
+        Membership::Repo
+    } else if is_within(bucket(repository), percent) {
+        Membership::Percent
+    } else {
+        Membership::Outside
     }
 }
 

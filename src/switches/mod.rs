@@ -8,10 +8,12 @@
 //! - [`Snapshot`]: one version of the switch file; [`Stage`]: the switches of the environment
 //! - [`Poller`]: what holds now, given what was read when
 //! - [`Resolver`]: the owner of a route, a request or a worker, and each rule that decided
+//! - [`Cohort`]: what registryd has to know of the canary
 //! - [`set`]: `quay switch set`
 
 mod canary;
 mod catalogue;
+mod cohort;
 mod csv;
 mod document;
 mod edit;
@@ -35,6 +37,7 @@ mod yaml;
 
 pub use canary::{Canary, Membership};
 pub use catalogue::{Catalogue, Family, Route, Worker, catalogue};
+pub use cohort::Cohort;
 pub use edit::{Assignment, Edited, edit};
 pub use environment::Stage;
 pub use key::Key;

@@ -39,7 +39,7 @@ mod tests {
     fn a_switch_and_an_override_that_disagree() {
         let conflicts = |owner: &str, overrides| {
             let variable = ("WORKER_OWNER_GCWORKER".to_owned(), owner.to_owned());
-            let stage = Stage::read([variable].into_iter());
+            let stage = Stage::read([variable]);
             let found = override_conflicts(&stage.switches, overrides);
             found.iter().map(|problem| problem.to_string()).collect::<Vec<_>>()
         };

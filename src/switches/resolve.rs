@@ -367,10 +367,10 @@ impl Resolver<'_> {
 }
 
 /// Requests whose user registryd looks at (decision 5): tokens, pulls, new uploads, manifests.
-fn users_decide(route: &Route) -> bool {
+pub(super) fn users_decide(route: &Route) -> bool {
     ["V2_AUTH", "V2_PULL", "V2_PUSH"].contains(&route.capability.as_str())
 }
 
-fn is_upload_in_progress(route: &Route) -> bool {
+pub(super) fn is_upload_in_progress(route: &Route) -> bool {
     route.path.ends_with("<upload_uuid>")
 }

@@ -6,17 +6,12 @@ use std::path::PathBuf;
 
 use super::{Booted, PULL, command, said};
 use crate::bundle::http::Client;
-use crate::bundle::quay::Variant;
 use crate::support::eventually;
 
 const WORKER: &str = "pullstatsredisflushworker";
 const WORKER_SWITCH: &str = "WORKER_OWNER_PULLSTATSREDISFLUSHWORKER";
 
 impl Booted {
-    fn of_our_user() -> Booted {
-        Booted::new(Variant { same_user: true, ..Variant::default() })
-    }
-
     fn shown(&self) -> serde_json::Value {
         serde_json::from_str(&said(&command(&self.quay, &["switch", "show", "--json"]))).unwrap()
     }

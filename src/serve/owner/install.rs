@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::plan::{declared, naming, routing, without_users};
+use super::plan::{declared, naming, routing};
 use crate::bundle::{Bundle, Programs, Routing, Tree};
 use crate::config::{Config, Environment};
 use crate::switches::{Effective, Poller, Reading, Stage};
@@ -72,7 +72,7 @@ impl Installation {
     /// The switches that hold by what is in the files now.
     pub fn switches(&self) -> Effective {
         let poller = Poller::once(self.stage.clone(), &Reading::of(&self.paths.config));
-        without_users(poller.effective())
+        poller.effective()
     }
 
     /// Everything that goes into this Quay.

@@ -30,15 +30,6 @@ pub fn naming(config: &Config) -> Naming {
     }
 }
 
-/// registryd does not look at users yet, so nobody is in the cohort of `ROUTE_CANARY_USERS`. That
-/// it is set still gates, as an empty list does.
-pub(super) fn without_users(mut switches: Effective) -> Effective {
-    if let Some(users) = &mut switches.switches.canary.users {
-        users.value.clear();
-    }
-    switches
-}
-
 /// What is to be so.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {

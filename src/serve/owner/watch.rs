@@ -14,11 +14,11 @@ use super::hindrance::{self, Reasons};
 use super::install::Installation;
 use super::map::Map;
 use super::metrics::{self, OwnerMetrics};
-use super::plan::{Plan, declared, naming, without_users};
+use super::plan::{Plan, declared, naming};
 use super::programs::Programs;
 use super::status::Status;
 use crate::bundle::{Routing, RunFolder, RunFolderError, Supervisor};
-use crate::switches::override_conflicts;
+use crate::switches::{Cohort, override_conflicts};
 
 /// How often it is looked whether a file has changed; polled it is at the interval of the
 /// switches, changed or not.
@@ -73,6 +73,8 @@ struct Watcher {
     map: Map,
     programs: Programs,
     hung: bool,
+    /// As registryd was told.
+    cohort: Option<Cohort>,
     conflicts: Vec<String>,
     status: Status,
 }
@@ -96,6 +98,7 @@ impl Watcher {
             map: Map::new(installation.clone(), supervisor.clone(), metrics.clone()),
             programs: Programs::new(supervisor, paths.quay_conf.clone(), &run, metrics.clone()),
             hung: false,
+            cohort: None,
             conflicts: Vec::new(),
             status: Status::default(),
             installation,
@@ -110,7 +113,7 @@ impl Watcher {
         self.files.poll();
         let health = *self.health.borrow_and_update();
         let plan = self.plan(health);
-        let mapped = self.map.become_like(&plan.routing);
+        let mapped = self.tell_registryd() && self.map.become_like(&plan.routing);
         self.set_flags(&plan, mapped);
         self.look_after_conflicts();
         self.programs.move_workers(&plan.lines);
@@ -122,8 +125,21 @@ impl Watcher {
         let schema = self.schema.borrow().clone();
         let hindered = hindrance::together(&self.config_reasons, schema.as_ref(), health);
         let naming = self.installation.config.as_ref().map(naming).unwrap_or_default();
-        let switches = without_users(self.files.effective());
-        Plan::new(&switches, &declared(), &hindered, &naming)
+        Plan::new(&self.files.effective(), &declared(), &hindered, &naming)
+    }
+
+    /// registryd hears of a new cohort a tick before nginx sends it more than that. Returns whether
+    /// it has.
+    fn tell_registryd(&mut self) -> bool {
+        let cohort = Cohort::of(&self.files.effective().switches);
+        if self.cohort.as_ref() == Some(&cohort) {
+            return true;
+        }
+        match self.run.write_cohort(&cohort) {
+            Ok(()) => self.cohort = Some(cohort),
+            Err(error) => tracing::error!(%error, "cohort not written: owners stay as they are"),
+        }
+        false
     }
 
     /// `mapped`: nginx has the map that the plan is for. While another one is being tested only
