@@ -8,6 +8,7 @@ mod bundle;
 mod database;
 mod faults;
 mod owner;
+mod passthrough;
 mod pulls;
 mod replay;
 mod rooms;

@@ -159,7 +159,11 @@ impl Bundle {
         if !undefined.is_empty() {
             return Err(BundleError::Upstreams(undefined.join(", ")));
         }
-        let programs = self.programs.splice(&quay.supervisord)?;
+        // Parameters of the server follow its address.
+        let first = facts.python_servers.first().and_then(|server| server.split(' ').next());
+        let python = self.programs.python.clone().or(first.map(str::to_owned));
+        let programs = Programs { python, ..self.programs.clone() };
+        let programs = programs.splice(&quay.supervisord)?;
         notices.extend(programs.notices);
         Ok(Rendered {
             http,

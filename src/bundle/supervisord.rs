@@ -32,6 +32,8 @@ pub struct Programs {
     pub registryd: bool,
     /// Whether the watcher starts with the container.
     pub owner_switch: bool,
+    /// Python's registry, as nginx's upstream has it; from its own files where `None`.
+    pub python: Option<String>,
     /// How long a stop may take before SIGKILL: less than the container's own limit.
     pub stop_wait: u32,
     /// `QUAY_OVERRIDE_SERVICES`, which Quay itself applies to its own programs only.
@@ -95,6 +97,7 @@ impl Programs {
         let config = path("the configuration folder", &self.config)?;
         let quay_conf = path("QUAYCONF", &self.quay_conf)?;
         let run = path("the run folder", &self.run)?;
+        let python = self.python_option(notices)?;
         // Read from the result: QUAY_SERVICES means different things in different releases.
         let nginx = quay.autostart("nginx") && quay.program("nginx", "command").is_some();
         if !nginx {
@@ -113,7 +116,7 @@ impl Programs {
                 name: "registryd",
                 command: format!(
                     "{binary} serve registryd --config {config} \
-                     --listen unix:{run}/registryd.sock,nginx"
+                     --listen unix:{run}/registryd.sock,nginx{python}"
                 ),
                 autostart: autostart("registryd", self.registryd),
                 stop_wait: self.stop_wait,
@@ -135,6 +138,23 @@ impl Programs {
         ];
         let rendered = ProgramsFile { programs }.render();
         rendered.map_err(|error| text::shape("template", "", error.to_string()))
+    }
+
+    /// For what nginx cannot ask Python again: the bodies of uploads.
+    fn python_option(&self, notices: &mut Vec<String>) -> Result<String, Refused> {
+        let Some(address) = &self.python else { return Ok(String::new()) };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
+        match address.strip_prefix("unix:") {
+            Some(socket) => {
+                let socket = path("Python's socket", Path::new(socket))?;
+                Ok(format!(" --python unix:{socket}"))
+            }
+            None if address.bytes().all(plain) => Ok(format!(" --python {address}")),
+            None => {
+                notices.push(format!("{address}: not understood, so no upload is passed through"));
+                Ok(String::new())
+            }
+        }
     }
 
     /// As Quay reads the list: exact items, and of two for one name `true` wins.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use quay_sidecar::config::Loaded;
+use quay_sidecar::registry::Python;
 use quay_sidecar::serve::{self, Listen, Options};
 use quay_sidecar::telemetry::logs;
 
@@ -30,6 +31,10 @@ pub struct Registryd {
     /// Treat every listener as nginx's: send internal redirects, believe X-Forwarded-For.
     #[arg(long)]
     behind_nginx: bool,
+    /// Where Python's registry listens, unix:/path or HOST:PORT: asked for uploads that we do not
+    /// serve, and for everything that we do not where no nginx of ours is in front.
+    #[arg(long, value_name = "ADDRESS")]
+    python: Option<Python>,
     /// Where /metrics, /healthz and /readyz are.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9192")]
     admin_listen: SocketAddr,
@@ -69,6 +74,6 @@ impl Registryd {
         for listen in &mut listen {
             listen.nginx |= self.behind_nginx;
         }
-        Options { listen, admin: self.admin_listen }
+        Options { listen, admin: self.admin_listen, python: self.python }
     }
 }

@@ -5,10 +5,11 @@ use super::{App, Route};
 use crate::telemetry::metrics::Decline;
 
 impl App {
-    /// Behind nginx Python answers instead; elsewhere the client is told what is missing.
+    /// Python answers instead where it can be reached, through nginx or by us; elsewhere the client
+    /// is told what is missing.
     pub fn decline(&self, capability: &'static str, reason: &'static str) -> ApiError {
         self.shared.metrics.declines.get_or_create(&Decline { capability, reason }).inc();
-        if self.behind_nginx {
+        if self.behind_nginx || self.python.is_some() {
             return ApiError::Python;
         }
         unsupported(format!("not served by quay-sidecar yet: {reason} ({capability})"))

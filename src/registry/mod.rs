@@ -12,6 +12,7 @@ mod json;
 mod manifests;
 mod observe;
 mod paths;
+mod python;
 mod query;
 mod routes;
 mod tags;
@@ -24,6 +25,7 @@ use arc_swap::ArcSwap;
 pub use cohort::CohortFile;
 pub use routes::{Route, configure};
 pub use {observe::InFlight, observe::observe, paths::normalise};
+pub use {python::Python, python::instead};
 
 use crate::audit::Audit;
 use crate::auth::{Authorizer, InstanceKey, Logins, ScopeParser, Verifier};
@@ -44,6 +46,8 @@ pub struct App {
     pub behind_nginx: bool,
     /// How nginx is told to send a file itself, where it has the location for that.
     pub sendfile: Option<Arc<Blobs>>,
+    /// Where Python can be asked directly.
+    pub python: Option<Arc<Python>>,
     /// Whose requests are ours, where a canary says so.
     pub cohort: Option<Arc<CohortFile>>,
     /// What all threads share.

@@ -5,10 +5,13 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, Uri, header};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse, web};
+use actix_web::{Error, HttpMessage, HttpResponse, web};
 
 use super::App;
 use super::error::HTML;
+
+/// The target as the client sent it, where it was rewritten.
+pub struct RawTarget(pub Uri);
 
 /// Middleware: rewrites or redirects before a route is chosen.
 pub async fn normalise<B: MessageBody + 'static>(
@@ -27,7 +30,8 @@ pub async fn normalise<B: MessageBody + 'static>(
         }
         if let Ok(uri) = Uri::try_from(format!("{}{query}", path.text)) {
             request.match_info_mut().get_mut().update(&uri);
-            request.head_mut().uri = uri;
+            let raw = std::mem::replace(&mut request.head_mut().uri, uri);
+            request.extensions_mut().insert(RawTarget(raw));
         }
     }
     Ok(next.call(request).await?.map_into_boxed_body())

@@ -5,6 +5,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard};
 
 use super::error::{ApiError, HTML};
+use super::python::has_body;
 use super::{App, base, blobs, manifests, tags, token};
 use crate::oci::is_tag;
 
@@ -180,9 +181,13 @@ async fn no_method(request: HttpRequest) -> Result<HttpResponse, ApiError> {
 }
 
 /// A path that is no tag is no route either.
-async fn write_by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+async fn write_by_tag(
+    request: HttpRequest,
+    body: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, ApiError> {
     match is_tag(request.match_info().query("tag")) {
-        true => not_built(request, app).await,
+        true => not_built(request, body, app).await,
         false => no_route().await,
     }
 }
@@ -191,10 +196,23 @@ async fn no_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
 }
 
-async fn not_built(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+/// nginx can ask Python in our place, but not with the body of an upload, which it has not kept.
+async fn not_built(
+    request: HttpRequest,
+    body: web::Payload,
+    app: web::Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let route = Route::of(&request);
     let read = [Method::GET, Method::HEAD].contains(request.method());
-    let capability = if read { Route::of(&request).capability() } else { "V2_PUSH" };
-    Err(app.decline(capability, "not_built"))
+    let capability = if read { route.capability() } else { "V2_PUSH" };
+    let declined = app.decline(capability, "not_built");
+    let streamed = [Route::Uploads, Route::Upload].contains(&route) || !app.behind_nginx;
+    match declined {
+        ApiError::Python if app.python.is_some() && streamed && has_body(&request) => {
+            app.ask_python(&request, body.into_inner()).await
+        }
+        declined => Err(declined),
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::oci::NameRules;
-use crate::registry::{self, App, CohortFile, InFlight, Shared};
+use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
 use crate::telemetry::Metrics;
 
 /// How long a client may take to send the head of a request.
@@ -54,6 +54,8 @@ pub struct Options {
     pub listen: Vec<Listen>,
     /// Where operators do.
     pub admin: SocketAddr,
+    /// Where Python's registry is, for what we cannot answer ourselves.
+    pub python: Option<Python>,
 }
 
 /// A service that could not start or did not end well.
@@ -76,7 +78,8 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     let drain = config.sidecar.drain;
-    let (parts, writer) = build(config)?;
+    let (mut parts, writer) = build(config)?;
+    parts.python = options.python.map(Arc::new);
     let mut bound = Vec::new();
     for listen in &options.listen {
         let (socket, address) = listen.address.bind()?;
@@ -131,6 +134,7 @@ struct Parts {
     shared: Arc<Shared>,
     catalog: Catalog,
     keys: Arc<VerificationKeys>,
+    python: Option<Arc<Python>>,
     workers: usize,
 }
 
@@ -200,7 +204,7 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
         metrics,
         config,
     };
-    Ok((Parts { shared: Arc::new(shared), catalog, keys, workers }, writer))
+    Ok((Parts { shared: Arc::new(shared), catalog, keys, python: None, workers }, writer))
 }
 
 fn registry_server(
@@ -210,6 +214,7 @@ fn registry_server(
 ) -> Result<Server, ServeError> {
     let (catalog, shared, pool) = (parts.catalog.clone(), parts.shared.clone(), parts.pool_size());
     let sidecar = &parts.shared.config.sidecar;
+    let python = parts.python.clone();
     let run = match behind_nginx {
         true => sockets.iter().find_map(|(_, address, _)| run_folder(address)),
         false => None,
@@ -220,10 +225,12 @@ fn registry_server(
         // Made on the thread that will use it, so that its connections live there.
         let catalog = catalog.with_own_pool(pool).unwrap_or_else(|_| catalog.clone());
         let (sendfile, cohort) = (sendfile.clone(), cohort.clone());
-        let app = App { catalog, behind_nginx, sendfile, cohort, shared: shared.clone() };
+        let python = python.clone();
+        let app = App { catalog, behind_nginx, sendfile, python, cohort, shared: shared.clone() };
         Service::new()
             .app_data(web::Data::new(app))
             .wrap(from_fn(registry::normalise))
+            .wrap(from_fn(registry::instead))
             .wrap(from_fn(registry::observe))
             .configure(registry::configure)
     })

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub bearer_tokens: Family<Outcome, Counter>,
     /// `logins_total{outcome}`: passwords presented.
     pub logins: Family<Outcome, Counter>,
+    /// Requests passed through to Python, by outcome.
+    pub passed_through: Family<Outcome, Counter>,
     /// `blob_bytes_total`: bytes of blobs read for clients.
     pub blob_bytes: Counter,
     /// `verification_keys`: instance keys loaded.
@@ -100,6 +102,7 @@ impl Default for Metrics {
             audit_queue: Gauge::default(),
             bearer_tokens: Family::default(),
             logins: Family::default(),
+            passed_through: Family::default(),
             blob_bytes: Counter::default(),
             verification_keys: Gauge::default(),
             memory_peak: Gauge::default(),
@@ -124,6 +127,11 @@ impl Metrics {
         r.register("db_pool_connections_in_use", "Connections in use", self.pool_in_use.clone());
         r.register("db_pool_timeouts", "No connection in time", self.pool_timeouts.clone());
         r.register("quay_declined", "Requests handed back to Python", self.declines.clone());
+        r.register(
+            "quay_passed_through",
+            "Requests that we asked of Python ourselves, body and all",
+            self.passed_through.clone(),
+        );
         r.register("audit_batches", "Group commits", self.audit_batches.clone());
         r.register("audit_rows", "Action log rows", self.audit_rows.clone());
         r.register("audit_queue_length", "Rows that wait for a commit", self.audit_queue.clone());

@@ -56,6 +56,7 @@ impl Quay {
             run: root.join("run"),
             registryd: false,
             owner_switch: true,
+            python: None,
             stop_wait: 9,
             overrides: None,
         };

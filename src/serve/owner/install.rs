@@ -90,6 +90,7 @@ impl Installation {
                 run: run.clone(),
                 registryd: false,
                 owner_switch: self.config.is_some(),
+                python: None,
                 stop_wait: STOP_WAIT_S,
                 overrides: std::env::var("QUAY_OVERRIDE_SERVICES").ok(),
             },
