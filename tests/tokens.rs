@@ -1,5 +1,8 @@
 //! `GET /v2/auth`: who gets which token.
 
+mod credentials;
+mod scopes;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Response, StatusCode};
@@ -222,17 +225,16 @@ async fn no_token_for_another_service() {
 
 #[tokio::test]
 async fn what_python_must_decide_is_handed_back() {
-    let world = World::new();
+    let mut world = World::new();
+    world.configure("CREATE_NAMESPACE_ON_PUSH", true.into());
     let registryd = world.registryd_with(&["--behind-nginx"]);
-    let pull = "repository:demo/private:pull";
     let ada = login(&world.ada);
+    let sso = format!("{}.b.c", URL_SAFE_NO_PAD.encode(r#"{"typ":"at+jwt"}"#));
     for (who, scope, reason) in [
-        (ada, "repository:demo/private:push,pull", "push_token"),
-        (ada, "repository:demo/private:*", "push_token"),
-        (Some(("$token", "x")), pull, "access_token_login"),
-        (Some(("$app", "x")), pull, "app_token_login"),
-        (Some(("$oauthtoken", "x")), pull, "oauth_token_login"),
-        (Some(("demo+puller", "a.b.c")), pull, "robot_jwt_login"),
+        (ada, "repository:demo/new:push,pull", "push_creates"),
+        (ada, "repository:ada/new:push", "push_creates"),
+        (ada, "repository:nobody/new:push", "push_creates"),
+        (Some(("$oauthtoken", sso.as_str())), "repository:demo/private:pull", "sso_token_login"),
     ] {
         let metric = format!("quay_declined_total{{capability=\"V2_AUTH\",reason=\"{reason}\"}}");
         let before = registryd.metric(&metric);
@@ -240,11 +242,20 @@ async fn what_python_must_decide_is_handed_back() {
         assert_eq!(response.headers()["x-accel-redirect"], "@quay_python", "{reason}");
         assert_eq!(registryd.metric(&metric) - before, 1.0, "{reason}");
     }
-    // Python looks at the password then, so nothing may have been counted here.
+}
+
+/// Python does not look at a password after us, so it is counted here: once.
+#[tokio::test]
+async fn a_wrong_password_is_counted_once() {
+    let world = World::new();
+    let registryd = world.registryd();
     let wrong = Some(("ada", "wrong"));
-    ask(&registryd, wrong, &["repository:demo/private:push"]).await;
+    let (status, _) =
+        refusal(ask(&registryd, wrong, &["repository:demo/new:push", "repository:a/b:pull"]).await)
+            .await;
+    assert_eq!(status, 401);
     let attempts = "SELECT sum(invalid_login_attempts) FROM \"user\"";
-    assert_eq!(world.database.sql(attempts).trim(), "0");
+    assert_eq!(world.database.sql(attempts).trim(), "1");
 }
 
 #[tokio::test]

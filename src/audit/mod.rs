@@ -56,6 +56,19 @@ pub struct Audit {
     batcher: Batcher,
 }
 
+/// What a login was made with.
+#[derive(Clone, Copy, Debug)]
+pub enum LoggedInBy<'a> {
+    /// A user's password.
+    Password,
+    /// A robot, by its user name.
+    Robot(&'a str),
+    /// An application token, by its title.
+    AppToken(&'a str),
+    /// An OAuth token; Quay's row does not say so.
+    OAuthToken,
+}
+
 impl Audit {
     /// `read_only` is `REGISTRY_STATE: readonly`, in which Quay logs nothing.
     pub fn new(rules: config::Audit, read_only: bool, batcher: Batcher) -> Self {
@@ -89,7 +102,7 @@ impl Audit {
         &self,
         account: (i32, &str),
         performer_id: i32,
-        robot: Option<&str>,
+        by: LoggedInBy<'_>,
         client: &Client,
     ) -> Result<(), AuditError> {
         let (account_id, namespace) = account;
@@ -98,9 +111,17 @@ impl Audit {
             return Ok(());
         }
         let mut metadata = Metadata::default();
-        metadata.text("kind", if robot.is_some() { "robot" } else { "user" });
-        if let Some(robot) = robot {
-            metadata.text("robot", robot);
+        match by {
+            LoggedInBy::Password => metadata.text("kind", "user"),
+            LoggedInBy::Robot(username) => {
+                metadata.text("kind", "robot");
+                metadata.text("robot", username);
+            }
+            LoggedInBy::AppToken(title) => {
+                metadata.text("kind", "app_specific_token");
+                metadata.text("app_specific_token_title", title);
+            }
+            LoggedInBy::OAuthToken => {}
         }
         metadata.text("type", "v2auth");
         metadata.text("useragent", &client.user_agent);

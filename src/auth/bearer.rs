@@ -89,6 +89,25 @@ impl Verifier {
     async fn accept(&self, catalog: &Catalog, header: &str) -> Result<Bearer, BearerError> {
         let token = header.trim().strip_prefix("Bearer ").filter(|token| has_shape(token));
         let token = token.ok_or_else(|| rejected("Invalid bearer token format"))?;
+        let claims = self.claims(catalog, token).await?;
+        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Bearer { readable: self.readable(&claims)?, entity: entity(&claims)?, subject })
+    }
+
+    /// Whom a token was signed for, whatever it permits.
+    pub async fn subject(&self, catalog: &Catalog, token: &str) -> Result<String, BearerError> {
+        let token = Some(token).filter(|token| has_shape(token));
+        let token = token.ok_or_else(|| rejected("Not enough segments"))?;
+        let claims = self.claims(catalog, token).await?;
+        Ok(claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// What a genuine token for this registry says, while it is valid.
+    async fn claims(
+        &self,
+        catalog: &Catalog,
+        token: &str,
+    ) -> Result<Map<String, Value>, BearerError> {
         let (signed, signature) =
             token.rsplit_once('.').ok_or_else(|| rejected("Not enough segments"))?;
         let (head, payload) =
@@ -112,8 +131,7 @@ impl Verifier {
         }
         let claims = parse_object(&payload, "payload")?;
         self.check_claims(&claims, Utc::now().timestamp())?;
-        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Bearer { readable: self.readable(&claims)?, entity: entity(&claims)?, subject })
+        Ok(claims)
     }
 
     fn check_claims(&self, claims: &Map<String, Value>, now: i64) -> Result<(), BearerError> {

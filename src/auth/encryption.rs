@@ -32,8 +32,7 @@ impl FieldKey {
     /// 32 bytes. `None` for a key that Quay could not use either: an empty one, or characters
     /// above U+00FF.
     pub fn derive(secret: &str) -> Option<Self> {
-        let bytes = number(secret).or_else(|| uuid(secret)).or_else(|| characters(secret))?;
-        let key: Vec<u8> = bytes.iter().copied().cycle().take(32).collect();
+        let key = convert_secret_key(secret)?;
         Aes256Ccm::new_from_slice(&key).ok().map(Self)
     }
 
@@ -50,6 +49,14 @@ impl FieldKey {
             self.0.decrypt(&(*nonce).into(), ciphertext).map_err(|_| FieldError::Undecryptable)?;
         String::from_utf8(plain).map_err(|_| FieldError::Undecryptable)
     }
+}
+
+/// The bytes that Quay makes of a key in its configuration.
+pub(super) fn convert_secret_key(secret: &str) -> Option<[u8; 32]> {
+    let bytes = number(secret).or_else(|| uuid(secret)).or_else(|| characters(secret))?;
+    let mut key = [0; 32];
+    key.iter_mut().zip(bytes.iter().cycle()).for_each(|(to, from)| *to = *from);
+    Some(key)
 }
 
 /// Python's `int()`, then its lower-case hexadecimal digits as bytes: an odd number of them is no

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Declined, Identity, ScopeRequest};
-use crate::catalog::{Authority, CatalogError, Session};
+use super::{Declined, Identity, Limits, ScopeRequest};
+use crate::catalog::{
+    Authority, CatalogError, NamespaceRole, RepositoryState, Role, ScopedRepository, Session,
+};
 use crate::config;
 use crate::oci::RepoName;
 
@@ -48,61 +50,186 @@ pub struct Authorizer {
     proxy_cache: bool,
 }
 
+/// What the caller may do with the repository of a scope, and beside it.
+struct Rights {
+    role: Role,
+    creates: bool,
+    /// Reads every repository that exists.
+    reads_all: bool,
+}
+
 impl Authorizer {
     /// `proxy_cache` is `FEATURE_PROXY_CACHE`.
     pub fn new(config: Arc<config::Auth>, proxy_cache: bool) -> Self {
         Self { config, proxy_cache }
     }
 
-    /// Decides one scope. Pushing is not built, so it is declined for those who may; nobody who
-    /// has not logged in may push.
+    /// Decides one scope. What would make a repository or an organization is Python's to do;
+    /// nothing has been written by then.
     pub async fn grant(
         &self,
         db: Session<'_>,
         scope: &ScopeRequest,
         identity: Option<&Identity>,
     ) -> Result<Grant, GrantError> {
-        if identity.is_some() && (scope.push || scope.admin) {
-            return Err(GrantError::Declined(Declined("push_token")));
-        }
-        let authority = db.authority(&scope.repository, identity.map(Identity::id)).await?;
+        let authority = db.authority(&scope.repository, identity.and_then(Identity::id)).await?;
         let Some(authority) = authority else {
+            self.check_new_namespace(scope, identity)?;
             return Ok(Grant::of(scope, Vec::new()));
         };
         if !authority.namespace_enabled {
             return Err(GrantError::NamespaceDisabled(scope.repository.namespace.clone()));
         }
-        let pull = scope.pull && self.may_pull(&authority, identity)?;
-        Ok(Grant::of(scope, if pull { vec!["pull"] } else { Vec::new() }))
-    }
-
-    fn may_pull(
-        &self,
-        authority: &Authority,
-        identity: Option<&Identity>,
-    ) -> Result<bool, GrantError> {
-        let repository = authority.repository.as_ref();
-        if self.proxy_cache && authority.proxy_cache {
-            return Err(GrantError::Declined(Declined("proxy_cache")));
-        }
-        if self.config.signing && repository.is_some_and(|repository| repository.trust_enabled) {
-            return Err(GrantError::Declined(Declined("signing")));
-        }
-        let readable = authority.namespace_admin
-            || repository.is_some_and(|repository| repository.readable || repository.public)
-            || identity.is_some_and(|identity| self.reads_everything(identity));
-        match repository {
-            Some(repository) if readable && repository.kind != "image" => {
-                Err(GrantError::NotImages(repository.kind.clone()))
+        self.check_built(&authority)?;
+        let rights = self.rights(&authority, identity);
+        let mut actions = Vec::new();
+        match (&authority.repository, identity) {
+            (Some(repository), Some(identity)) => {
+                let writes = scope.push && rights.role >= Role::Write;
+                if writes && self.may_push(db, repository, identity).await? {
+                    actions.push("push");
+                }
             }
-            _ => Ok(readable),
+            (None, Some(identity)) if scope.push && rights.creates => {
+                self.check_new_repository(scope, identity)?;
+            }
+            _ => {}
+        }
+        if scope.pull && may_pull(&authority, &rights)? {
+            actions.push("pull");
+        }
+        if scope.admin && rights.role == Role::Admin && may_rule(authority.repository.as_ref())? {
+            actions.push("*");
+        }
+        Ok(Grant::of(scope, actions))
+    }
+
+    fn check_built(&self, authority: &Authority) -> Result<(), GrantError> {
+        let declined = |reason| Err(GrantError::Declined(Declined(reason)));
+        let trusted = |repository: &ScopedRepository| repository.trust_enabled;
+        if self.proxy_cache && authority.proxy_cache {
+            return declined("proxy_cache");
+        }
+        if self.config.signing && authority.repository.as_ref().is_some_and(trusted) {
+            return declined("signing");
+        }
+        Ok(())
+    }
+
+    /// A push to a namespace that is not there makes one, where that is allowed.
+    fn check_new_namespace(
+        &self,
+        scope: &ScopeRequest,
+        identity: Option<&Identity>,
+    ) -> Result<(), GrantError> {
+        let makes = self.config.create_namespace_on_push && scope.push && identity.is_some();
+        if makes { Err(GrantError::Declined(Declined("push_creates"))) } else { Ok(()) }
+    }
+
+    /// Restricted users make nothing in their own namespace; an access token makes nothing at all.
+    fn check_new_repository(
+        &self,
+        scope: &ScopeRequest,
+        identity: &Identity,
+    ) -> Result<(), GrantError> {
+        let Some(username) = identity.username() else { return Ok(()) };
+        if username == scope.repository.namespace && self.is_restricted(username) {
+            return Ok(());
+        }
+        Err(GrantError::Declined(Declined("push_creates")))
+    }
+
+    fn is_restricted(&self, username: &str) -> bool {
+        let owner = username.split('+').next().unwrap_or(username);
+        let restricted = self.config.restricted.as_ref();
+        restricted.is_some_and(|restricted| !restricted.except.iter().any(|name| name == owner))
+    }
+
+    fn rights(&self, authority: &Authority, identity: Option<&Identity>) -> Rights {
+        let repository = authority.repository.as_ref();
+        let none = Rights { role: Role::None, creates: false, reads_all: false };
+        let Some(identity) = identity else { return none };
+        if let Identity::AccessToken { repository_id, role, .. } = identity {
+            let its = repository.is_some_and(|repository| repository.id == *repository_id);
+            return Rights { role: if its { *role } else { Role::None }, ..none };
+        }
+        let limits = identity.limits();
+        let reads_all = self.reads_all(identity);
+        if !reads_all && self.may_everything(identity, limits) {
+            return Rights { role: Role::Admin, creates: true, reads_all };
+        }
+        let whole = match authority.namespace_role {
+            NamespaceRole::Admin => Role::Admin,
+            _ => Role::None,
+        };
+        let own = repository.map_or(Role::None, |repository| repository.role);
+        let namespace = authority.namespace_role.min(limits.namespace);
+        Rights {
+            role: whole.max(own).min(limits.repository),
+            creates: namespace >= NamespaceRole::Creator,
+            reads_all,
         }
     }
 
-    /// Superusers with full access and those who may read everything (contract §2.7).
-    fn reads_everything(&self, identity: &Identity) -> bool {
-        let Identity::User { username, .. } = identity else { return false };
-        self.config.global_readonly_super_users.contains(username)
-            || (self.config.superusers_full_access && self.config.super_users.contains(username))
+    /// Who is in both lists may only read (contract §2.7).
+    fn reads_all(&self, identity: &Identity) -> bool {
+        let names = &self.config.global_readonly_super_users;
+        identity.username().is_some_and(|username| names.iter().any(|name| name == username))
+    }
+
+    fn may_everything(&self, identity: &Identity, limits: Limits) -> bool {
+        let names = &self.config.super_users;
+        let listed = |username: &str| names.iter().any(|name| name == username);
+        self.config.superusers_full_access
+            && limits.superuser
+            && identity.username().is_some_and(listed)
+    }
+
+    /// By the state of a repository that the caller may write to.
+    async fn may_push(
+        &self,
+        db: Session<'_>,
+        repository: &ScopedRepository,
+        identity: &Identity,
+    ) -> Result<bool, GrantError> {
+        check_images(repository)?;
+        let robot = matches!(identity, Identity::Robot { .. });
+        match repository.state {
+            RepositoryState::Normal => Ok(true),
+            RepositoryState::Mirror if robot => {
+                let filler = db.mirror_robot(repository.id).await?;
+                Ok(filler.is_some() && filler == identity.id())
+            }
+            RepositoryState::OrgMirror if robot => {
+                Err(GrantError::Declined(Declined("org_mirror_push")))
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// An admin of the namespace may pull what is not there yet, as in Quay.
+fn may_pull(authority: &Authority, rights: &Rights) -> Result<bool, GrantError> {
+    let repository = authority.repository.as_ref();
+    let public = repository.is_some_and(|repository| repository.public);
+    let exists = repository.is_some();
+    let readable = rights.role >= Role::Read || public || (rights.reads_all && exists);
+    if let Some(repository) = repository.filter(|_| readable) {
+        check_images(repository)?;
+    }
+    Ok(readable)
+}
+
+/// Quay answers 500 for `*` on a repository that is not there; nothing is granted here.
+fn may_rule(repository: Option<&ScopedRepository>) -> Result<bool, GrantError> {
+    let Some(repository) = repository else { return Ok(false) };
+    check_images(repository)?;
+    Ok(repository.state == RepositoryState::Normal)
+}
+
+fn check_images(repository: &ScopedRepository) -> Result<(), GrantError> {
+    match repository.kind.as_str() {
+        "image" => Ok(()),
+        kind => Err(GrantError::NotImages(kind.to_owned())),
     }
 }

@@ -1,20 +1,31 @@
 //! Checking user names and passwords (contract §2.2).
 
+mod robot;
+mod tokens;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{NaiveDateTime, TimeDelta, Utc};
-use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
+use super::encrypted_password::{PasswordKey, Unlocked, may_be_encrypted};
 use super::encryption::FieldError;
-use super::{Basic, Declined, FieldKey};
-use crate::catalog::{Account, CatalogError, Robot, Session};
+use super::{Basic, Declined, FieldKey, Identity, Verifier};
+use crate::catalog::{Account, Catalog, CatalogError, Session};
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::outcome;
+
+/// User names that are no user's (contract §2.2).
+const ACCESS_TOKEN: &str = "$token";
+const APP_TOKEN: &str = "$app";
+const OAUTH_TOKEN: &str = "$oauthtoken";
+
+/// How statements of a login are counted.
+const ROUTE: &str = "token";
 
 /// What an unknown user's password is held against, so that it costs what a known one's does.
 const NOBODYS_HASH: &str = "$2b$12$QuayQuayQuayQuayQuayQuOFNq6Yx7jZ8C0v1u2t3s4r5p6o7n8m6";
@@ -45,55 +56,6 @@ pub enum LoginError {
     Catalog(#[from] CatalogError),
 }
 
-/// Who logged in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// A user, by password.
-    User {
-        /// `user.id`
-        id: i32,
-        /// `user.uuid`
-        uuid: String,
-        /// `user.username`
-        username: String,
-    },
-    /// A robot, by its token.
-    Robot {
-        /// `user.id`
-        id: i32,
-        /// `user.username`
-        username: String,
-        /// `user.id` of the owner.
-        owner_id: i32,
-        /// `user.username` of the owner.
-        owner: String,
-    },
-}
-
-impl Identity {
-    /// `user.id`
-    pub fn id(&self) -> i32 {
-        match self {
-            Self::User { id, .. } | Self::Robot { id, .. } => *id,
-        }
-    }
-
-    /// `user.username`
-    pub fn username(&self) -> &str {
-        match self {
-            Self::User { username, .. } | Self::Robot { username, .. } => username,
-        }
-    }
-
-    /// `entity_kind` and `entity_reference` of a token's context (contract §2.1).
-    pub fn entity(&self) -> (&'static str, &str) {
-        match self {
-            Self::User { uuid, .. } => ("user", uuid),
-            Self::Robot { username, .. } => ("robot", username),
-        }
-    }
-}
-
 /// Checks logins for one installation.
 #[derive(Clone)]
 pub struct Logins {
@@ -102,33 +64,43 @@ pub struct Logins {
     tolerant: bool,
     read_only: bool,
     field_key: FieldKey,
+    /// `None` where Quay itself makes up a new one at each start.
+    password_key: Option<PasswordKey>,
+    verifier: Verifier,
     hashers: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
 impl Logins {
-    /// `read_only` is `REGISTRY_STATE: readonly`, in which nothing is written; `hashers` is how
-    /// many passwords are hashed at a time.
+    /// `tolerant`: a failed `last_accessed` is ignored; `read_only` is `REGISTRY_STATE: readonly`,
+    /// in which nothing is written; `hashers` is how many passwords are hashed at a time.
     pub fn new(
         config: Arc<config::Auth>,
-        tolerant: bool,
-        read_only: bool,
+        (tolerant, read_only): (bool, bool),
         field_key: FieldKey,
+        verifier: Verifier,
         hashers: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
         let hashers = Arc::new(Semaphore::new(hashers));
-        Self { config, tolerant, read_only, field_key, hashers, metrics }
+        let secret = config.secret_key.as_ref().map(config::Secret::expose);
+        let password_key = secret.and_then(PasswordKey::derive);
+        Self { config, tolerant, read_only, field_key, password_key, verifier, hashers, metrics }
     }
 
-    /// Checks a user name and its password.
-    pub async fn check(&self, db: Session<'_>, basic: &Basic) -> Result<Identity, LoginError> {
+    /// Checks a user name and its password, whatever kind of login they are.
+    pub async fn check(&self, catalog: &Catalog, basic: &Basic) -> Result<Identity, LoginError> {
         if let Some(reason) = self.declined(basic) {
             return Err(LoginError::Declined(Declined(reason)));
         }
-        let result = match basic.username.split_once('+') {
-            Some((owner, _)) => self.robot(db, basic, owner).await,
-            None => self.user(db, basic).await,
+        let db = catalog.session(ROUTE);
+        let password = &basic.password;
+        let result = match (basic.username.as_str(), basic.username.split_once('+')) {
+            (ACCESS_TOKEN, _) => self.access_token(db, password).await,
+            (APP_TOKEN, _) if self.config.app_specific_tokens => self.app_token(db, password).await,
+            (OAUTH_TOKEN, _) => self.oauth_token(db, password).await,
+            (_, Some((owner, _))) => self.robot(catalog, basic, owner).await,
+            (_, None) => self.user(db, basic).await,
         };
         self.metrics.logins.get_or_create(&outcome(result.is_ok())).inc();
         result
@@ -136,22 +108,31 @@ impl Logins {
 
     /// Decided before anything is read or written, so that Python finds nothing half-done.
     fn declined(&self, basic: &Basic) -> Option<&'static str> {
-        let robot = basic.username.contains('+');
+        let locked =
+            || self.config.require_encrypted_basic_auth || may_be_encrypted(&basic.password);
         match basic.username.as_str() {
-            "$token" => Some("access_token_login"),
-            "$app" if self.config.app_specific_tokens => Some("app_token_login"),
-            "$oauthtoken" => Some("oauth_token_login"),
             _ if self.config.external_superuser_lookup => Some("external_superusers"),
-            _ if robot => basic.password.contains('.').then_some("robot_jwt_login"),
-            _ if self.config.authentication_type != "Database" => Some("authentication_type"),
-            _ if self.config.require_encrypted_basic_auth => Some("encrypted_password"),
-            _ if may_be_encrypted(&basic.password) => Some("encrypted_password"),
+            OAUTH_TOKEN => is_jwt(&basic.password).then_some("sso_token_login"),
+            ACCESS_TOKEN | APP_TOKEN => None,
+            robot if robot.contains('+') => None,
+            _ if self.password_key.is_none() && locked() => Some("encrypted_password"),
+            _ if !["Database", "AppToken"].contains(&self.config.authentication_type.as_str()) => {
+                Some("authentication_type")
+            }
             _ => None,
         }
     }
 
     async fn user(&self, db: Session<'_>, basic: &Basic) -> Result<Identity, LoginError> {
         let wrong = || invalid("Invalid Username or Password");
+        let password = match self.password_key.as_ref().map(|key| key.unlock(&basic.password)) {
+            Some(Unlocked::Inner(password)) => password,
+            _ if self.config.require_encrypted_basic_auth => return Err(invalid(UNENCRYPTED)),
+            _ => basic.password.clone(),
+        };
+        if self.config.authentication_type == "AppToken" {
+            return Err(invalid("An application specific token is required to login"));
+        }
         let account = match basic.username.is_ascii() && !basic.username.contains('\0') {
             true => db.account(&basic.username).await?,
             false => None,
@@ -161,7 +142,7 @@ impl Logins {
             return Err(LoginError::Throttled(wait.num_seconds()));
         }
         let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-        let right = self.matches(basic.password.clone(), hash).await?;
+        let right = self.matches(password, hash).await?;
         let Some(account) = account else { return Err(wrong()) };
         if !right {
             if !self.read_only {
@@ -174,65 +155,10 @@ impl Logins {
             self.accessed(db, account.id, account.last_accessed).await?;
         }
         if !account.enabled {
-            let disabled = "This user has been disabled. Please contact your administrator.";
-            return Err(invalid(disabled));
+            return Err(invalid(DISABLED));
         }
         let uuid = account.uuid.unwrap_or_default();
         Ok(Identity::User { id: account.id, uuid, username: account.username })
-    }
-
-    async fn robot(
-        &self,
-        db: Session<'_>,
-        basic: &Basic,
-        owner: &str,
-    ) -> Result<Identity, LoginError> {
-        let name = &basic.username;
-        if self.config.robots_disallow && !self.config.robots_whitelist.contains(name) {
-            let disallowed = "Robot account have been disabled. Please contact your administrator.";
-            return Err(invalid(disallowed));
-        }
-        let wrong = || {
-            invalid(&format!("Could not find robot with username: {name} and supplied password."))
-        };
-        if !basic.password.is_ascii() {
-            return Err(wrong());
-        }
-        let unknown = || invalid("Could not find robot with specified username");
-        if !name.is_ascii() || name.contains('\0') {
-            return Err(unknown());
-        }
-        let robot = db.robot(name, owner).await?.ok_or_else(unknown)?;
-        let Some((owner_id, owner_enabled)) = robot.owner else {
-            return Err(invalid(&format!("Robot {name} owner does not exist")));
-        };
-        if !owner_enabled {
-            return Err(invalid(&format!("Robot {name} owner {owner} is disabled")));
-        }
-        let token = self.token(&robot)?.ok_or_else(wrong)?;
-        if !bool::from(token.as_bytes().ct_eq(basic.password.as_bytes())) {
-            return Err(wrong());
-        }
-        self.accessed(db, robot.id, robot.last_accessed).await?;
-        if !robot.enabled {
-            return Err(LoginError::Invalid(None));
-        }
-        let owner = owner.to_owned();
-        Ok(Identity::Robot { id: robot.id, username: robot.username, owner_id, owner })
-    }
-
-    fn token(&self, robot: &Robot) -> Result<Option<String>, LoginError> {
-        let Some(stored) = &robot.token else { return Ok(None) };
-        match self.field_key.decrypt(stored) {
-            Ok(token) => Ok(Some(token)),
-            Err(FieldError::UnknownVersion) => {
-                Err(LoginError::Declined(Declined("encryption_version")))
-            }
-            Err(error) => {
-                tracing::error!(%error, robot = robot.username, "robot token unreadable");
-                Ok(None)
-            }
-        }
     }
 
     /// Hashes on a blocking thread, a few at a time: the serving threads never wait for bcrypt.
@@ -258,13 +184,22 @@ impl Logins {
         last: Option<NaiveDateTime>,
     ) -> Result<(), LoginError> {
         let now = Utc::now().naive_utc();
-        let threshold =
-            TimeDelta::from_std(self.config.last_accessed_threshold).unwrap_or_default();
-        let recent = last.is_some_and(|last| now - last < threshold);
-        if self.read_only || !self.config.user_last_accessed || recent {
+        if !self.config.user_last_accessed
+            || !self.is_due(last, now, self.config.last_accessed_threshold)
+        {
             return Ok(());
         }
-        match db.accessed(id, now).await {
+        self.tolerate(db.accessed(id, now).await)
+    }
+
+    /// Whether the last use was noted so long ago that it is to be noted again.
+    fn is_due(&self, last: Option<NaiveDateTime>, now: NaiveDateTime, threshold: Duration) -> bool {
+        let threshold = TimeDelta::from_std(threshold).unwrap_or_default();
+        !self.read_only && last.is_none_or(|last| now - last >= threshold)
+    }
+
+    fn tolerate(&self, noted: Result<(), CatalogError>) -> Result<(), LoginError> {
+        match noted {
             Err(error) if self.tolerant => {
                 tracing::error!(%error, "last_accessed not written");
                 Ok(())
@@ -272,7 +207,26 @@ impl Logins {
             result => Ok(result?),
         }
     }
+
+    /// A secret as it was before Quay encrypted it; `None` when it cannot be read.
+    fn decrypted(&self, stored: &str, whose: &str) -> Result<Option<String>, LoginError> {
+        match self.field_key.decrypt(stored) {
+            Ok(secret) => Ok(Some(secret)),
+            Err(FieldError::UnknownVersion) => {
+                Err(LoginError::Declined(Declined("encryption_version")))
+            }
+            Err(error) => {
+                tracing::error!(%error, whose, "stored secret unreadable");
+                Ok(None)
+            }
+        }
+    }
 }
+
+/// Quay's words.
+const DISABLED: &str = "This user has been disabled. Please contact your administrator.";
+const UNENCRYPTED: &str = "Client login with unencrypted passwords is disabled. Please generate \
+                           an encrypted password in the user admin panel for use here.";
 
 fn invalid(message: &str) -> LoginError {
     LoginError::Invalid(Some(message.to_owned()))
@@ -290,10 +244,12 @@ fn backoff(account: &Account, now: NaiveDateTime) -> Option<TimeDelta> {
     (wait > TimeDelta::zero()).then_some(wait)
 }
 
-/// Whether a password could be one that Quay encrypted with `SECRET_KEY`: base64 of an IV and at
-/// least one block of AES-CBC.
-fn may_be_encrypted(password: &str) -> bool {
-    STANDARD.decode(password).is_ok_and(|bytes| bytes.len() >= 32 && bytes.len() % 16 == 0)
+/// Whether a password is a token that somebody signed: by the `typ` of its header.
+fn is_jwt(password: &str) -> bool {
+    let head = password.split_once('.').and_then(|(head, _)| URL_SAFE_NO_PAD.decode(head).ok());
+    let head = head.and_then(|head| serde_json::from_slice::<serde_json::Value>(&head).ok());
+    let kind = head.as_ref().and_then(|head| head.get("typ")?.as_str());
+    kind.is_some_and(|kind| ["jwt", "at+jwt"].contains(&kind.to_lowercase().as_str()))
 }
 
 #[cfg(test)]
@@ -324,10 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_passwords_are_recognised() {
-        assert!(may_be_encrypted(&STANDARD.encode([7; 48])));
-        for plain in ["", "password", "correct horse battery staple", &STANDARD.encode([7; 24])] {
-            assert!(!may_be_encrypted(plain), "{plain}");
+    fn signed_tokens_are_recognised() {
+        let head = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        assert!(is_jwt(&format!("{}.b.c", head(r#"{"typ":"JWT"}"#))));
+        assert!(is_jwt(&format!("{}.b.c", head(r#"{"typ":"at+jwt"}"#))));
+        for other in ["", "a.b.c", "plain", &format!("{}.b.c", head(r#"{"alg":"RS256"}"#))] {
+            assert!(!is_jwt(other), "{other}");
         }
     }
 

@@ -6,8 +6,10 @@
 
 mod basic;
 mod bearer;
+mod encrypted_password;
 mod encryption;
 mod grant;
+mod identity;
 mod instance_key;
 mod keys;
 mod login;
@@ -18,9 +20,10 @@ pub use basic::Basic;
 pub use bearer::{Bearer, BearerError, Verifier};
 pub use encryption::FieldKey;
 pub use grant::{Authorizer, Grant, GrantError};
+pub use identity::{Identity, Limits};
 pub use instance_key::{InstanceKey, InstanceKeyError};
 pub use keys::{KeyError, VerificationKeys};
-pub use login::{Identity, LoginError, Logins};
+pub use login::{LoginError, Logins};
 pub use scope::{ScopeError, ScopeParser, ScopeRequest};
 pub use token::{LIFETIME_S, TokenRequest, mint};
 

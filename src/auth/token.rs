@@ -41,7 +41,7 @@ pub fn mint(key: &InstanceKey, request: &TokenRequest<'_>) -> Result<String, Ins
         "nbf": now,
         "iat": now,
         "exp": now + LIFETIME_S,
-        "sub": request.identity.map_or("(anonymous)", Identity::username),
+        "sub": request.identity.and_then(Identity::username).unwrap_or("(anonymous)"),
         "access": access,
         "context": context(request),
     });
@@ -60,8 +60,18 @@ fn context(request: &TokenRequest<'_>) -> Map<String, Value> {
         context.insert("version".into(), json!(2));
         context.insert("entity_kind".into(), json!(kind));
         context.insert("entity_reference".into(), json!(reference));
-        context.insert("kind".into(), json!("user"));
-        context.insert("user".into(), json!(identity.username()));
+        let (kind, name) = match identity {
+            Identity::OAuthToken { .. } => ("oauth", Some(("oauth", reference))),
+            Identity::AccessToken { .. } => ("token", Some(("token", reference))),
+            _ => ("user", None),
+        };
+        context.insert("kind".into(), json!(kind));
+        if let Some((key, reference)) = name {
+            context.insert(key.into(), json!(reference));
+        }
+        if let Some(username) = identity.username() {
+            context.insert("user".into(), json!(username));
+        }
     }
     let roots: Map<String, Value> = request
         .grants

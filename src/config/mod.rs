@@ -23,7 +23,7 @@ pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use secret::Secret;
-pub use settings::{Audit, Auth, Features, InstanceKeys, Logging, Server};
+pub use settings::{Audit, Auth, Features, InstanceKeys, Logging, Restricted, Server};
 pub use sidecar::Sidecar;
 pub use storage::{Location, Storage};
 

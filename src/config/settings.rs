@@ -72,14 +72,29 @@ pub struct Auth {
     pub robots_whitelist: Vec<String>,
     /// `FEATURE_REQUIRE_ENCRYPTED_BASIC_AUTH`, default false: plain passwords are refused.
     pub require_encrypted_basic_auth: bool,
+    /// `SECRET_KEY`, which passwords are encrypted with; without it Quay makes up one.
+    pub secret_key: Option<Secret>,
     /// `FEATURE_APP_SPECIFIC_TOKENS`, default true.
     pub app_specific_tokens: bool,
     /// `FEATURE_USER_LAST_ACCESSED`, default true: remember when an account was last used.
     pub user_last_accessed: bool,
     /// `LAST_ACCESSED_UPDATE_THRESHOLD_S`, default 60 s: not more often than this.
     pub last_accessed_threshold: Duration,
+    /// `OAUTH_TOKEN_LAST_ACCESSED_UPDATE_THRESHOLD_S`, default 60 s.
+    pub oauth_last_accessed_threshold: Duration,
+    /// `CREATE_NAMESPACE_ON_PUSH`, default false.
+    pub create_namespace_on_push: bool,
+    /// Who may not push to a namespace of their own; `None` unless `FEATURE_RESTRICTED_USERS`.
+    pub restricted: Option<Restricted>,
     /// `FEATURE_SIGNING`, default false: tokens name a TUF root.
     pub signing: bool,
+}
+
+/// `FEATURE_RESTRICTED_USERS` (contract 2.7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restricted {
+    /// `RESTRICTED_USERS_WHITELIST`; nobody is excepted when it is empty.
+    pub except: Vec<String>,
 }
 
 /// Switches of the registry's own surface.
@@ -227,6 +242,7 @@ pub(super) fn auth(r: &mut Reader<'_>) -> Auth {
             false,
             feature,
         ),
+        secret_key: r.setting("SECRET_KEY", None, optional_secret),
         app_specific_tokens: r.setting("FEATURE_APP_SPECIFIC_TOKENS", true, feature),
         user_last_accessed: r.setting("FEATURE_USER_LAST_ACCESSED", true, feature),
         last_accessed_threshold: r.setting(
@@ -234,8 +250,30 @@ pub(super) fn auth(r: &mut Reader<'_>) -> Auth {
             Duration::from_secs(60),
             seconds,
         ),
+        oauth_last_accessed_threshold: r.setting(
+            "OAUTH_TOKEN_LAST_ACCESSED_UPDATE_THRESHOLD_S",
+            Duration::from_secs(60),
+            seconds,
+        ),
+        create_namespace_on_push: r.setting("CREATE_NAMESPACE_ON_PUSH", false, flag),
+        restricted: restricted(r),
         signing: r.setting("FEATURE_SIGNING", false, feature),
     }
+}
+
+/// Python makes up a key where this is null, as it does for an empty one.
+fn optional_secret(value: &ValueKind) -> Parsed<Option<Secret>> {
+    match value {
+        ValueKind::Nil => Ok(None),
+        ValueKind::String(text) if text.is_empty() => Ok(None),
+        value => secret(value).map(Some),
+    }
+}
+
+fn restricted(r: &mut Reader<'_>) -> Option<Restricted> {
+    let on = r.setting("FEATURE_RESTRICTED_USERS", false, feature);
+    let except = r.setting("RESTRICTED_USERS_WHITELIST", Vec::new(), names);
+    on.then_some(Restricted { except })
 }
 
 /// Whether a filter or group of LDAP or OIDC takes part in deciding who is special (contract 8).

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::access::latin1;
 use super::error::{ApiError, denied, invalid_request, name_invalid, unauthorized, unsupported};
 use super::{App, Route, json, query};
+use crate::audit::LoggedInBy;
 use crate::auth::{
     Basic, Declined, Grant, GrantError, Identity, LoginError, ScopeError, ScopeRequest,
     TokenRequest, mint,
@@ -88,12 +89,9 @@ async fn login(
             false => Err(app.anonymous_refused(Route::Token)),
         };
     }
-    let decline = |reason| app.decline(Route::Token.capability(), reason);
     // Decided before the password is looked at: Python will look at it too, and a wrong one
     // must be counted once.
-    if scopes.iter().flatten().flatten().any(|scope| scope.push || scope.admin) {
-        return Err(decline("push_token"));
-    }
+    let decline = |reason| app.decline(Route::Token.capability(), reason);
     if config.audit.log_login_failures {
         return Err(decline("audit_login_failures"));
     }
@@ -107,8 +105,7 @@ async fn login(
     };
     let invalid = || Some("Specified credentials are invalid".to_owned());
     let Some(basic) = Basic::parse(&header) else { return Err(refused(invalid())) };
-    let db = app.catalog.session(Route::Token.name());
-    match app.shared.logins.check(db, &basic).await {
+    match app.shared.logins.check(&app.catalog, &basic).await {
         Ok(identity) => Ok(Some(identity)),
         Err(LoginError::Invalid(message)) => Err(refused(message.or_else(invalid))),
         Err(LoginError::Throttled(seconds)) => Err(ApiError::Throttled { seconds }),
@@ -134,12 +131,19 @@ async fn grant(
 
 /// A token for no repository is how clients check a password: `podman login`.
 async fn note_login(app: &App, request: &HttpRequest, identity: &Identity) -> Result<(), ApiError> {
-    let (account, robot) = match identity {
-        Identity::User { id, username, .. } => ((*id, username.as_str()), None),
+    let (account, by) = match identity {
+        Identity::User { id, username, .. } => ((*id, username), LoggedInBy::Password),
         Identity::Robot { owner_id, owner, username, .. } => {
-            ((*owner_id, owner.as_str()), Some(username.as_str()))
+            ((*owner_id, owner), LoggedInBy::Robot(username))
         }
+        Identity::AppToken { id, username, title, .. } => {
+            ((*id, username), LoggedInBy::AppToken(title))
+        }
+        Identity::OAuthToken { id, username, .. } => ((*id, username), LoggedInBy::OAuthToken),
+        // Nobody's.
+        Identity::AccessToken { .. } => return Ok(()),
     };
+    let performer = identity.id().unwrap_or(account.0);
     let client = app.client(request);
-    Ok(app.shared.audit.login(account, identity.id(), robot, &client).await?)
+    Ok(app.shared.audit.login((account.0, account.1), performer, by, &client).await?)
 }

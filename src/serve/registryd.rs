@@ -184,15 +184,20 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
         .map_err(|error| ServeError::Setting(format!("SERVER_HOSTNAME: {error}")))?;
     let auth = Arc::new(config.auth.clone());
     let hashers = sidecar.password_hashers;
+    let hostname = &config.server.hostname;
+    let verifier =
+        Verifier::new(keys.clone(), hostname, &config.keys, rules.clone(), metrics.clone());
+    let logins = Logins::new(
+        auth.clone(),
+        (tolerant, read_only),
+        field_key,
+        verifier.clone(),
+        hashers,
+        metrics.clone(),
+    );
     let shared = Shared {
-        verifier: Verifier::new(
-            keys.clone(),
-            &config.server.hostname,
-            &config.keys,
-            rules.clone(),
-            metrics.clone(),
-        ),
-        logins: Logins::new(auth.clone(), tolerant, read_only, field_key, hashers, metrics.clone()),
+        verifier,
+        logins,
         authorizer: Authorizer::new(auth, config.features.proxy_cache),
         instance_key: InstanceKey::new(&config.keys.kid_path, &config.keys.key_path),
         audit: Audit::new(config.audit.clone(), read_only, batcher),
