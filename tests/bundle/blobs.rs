@@ -1,14 +1,19 @@
 //! The internal location: blobs, and nothing else.
 
 use std::fs;
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 use super::backend::{ACCEL, Backend};
-use super::http::send;
+use super::http::{read_body, read_head, send};
 use super::nginx::Nginx;
 use super::quay::{Quay, Variant};
 use crate::support::eventually;
+use crate::support::process::PATIENCE;
 
 const BLOB: &str = "/v2/a/b/blobs/sha256:0a0a";
 
@@ -18,7 +23,7 @@ struct Served {
     content: Vec<u8>,
     path: String,
     _backends: [Backend; 2],
-    _nginx: Nginx,
+    nginx: Nginx,
 }
 
 impl Served {
@@ -34,7 +39,7 @@ impl Served {
             Backend::start("rust", &quay.rust_socket()),
         ];
         let nginx = Nginx::start(&quay);
-        Served { quay, prefix, content, path, _backends: backends, _nginx: nginx }
+        Served { quay, prefix, content, path, _backends: backends, nginx }
     }
 
     fn at(&self, path: &str) -> String {
@@ -187,4 +192,64 @@ fn an_upload_whose_answer_breaks_is_not_called_too_large() {
         || "no answer".to_owned(),
     );
     assert_eq!((answer.status, answer.text().as_str()), (502, "the page for a 502"));
+}
+
+/// HEAD, GET and Range are the same, whatever the client accepts and whichever HTTP it speaks.
+#[test]
+fn gzip_and_http_version_change_nothing() {
+    let served = Served::new(Variant { tls: true, ..Variant::default() });
+    let url = format!("https://127.0.0.1:{}{BLOB}", served.quay.port);
+    let accel = format!("{ACCEL}: {}", served.at(&served.path));
+    for (version, status) in [("--http1.1", "HTTP/1.1 "), ("--http2", "HTTP/2 ")] {
+        for encoding in ["Accept-Encoding:", "Accept-Encoding: gzip"] {
+            let curl = |more: &[&str]| {
+                let mut command = Command::new("curl");
+                command.args(["-sk", version, "-D", "-", "-H", &accel, "-H", encoding]).args(more);
+                let ran = command.arg(&url).output().expect("curl runs: install the package curl");
+                assert!(ran.status.success(), "{ran:?}");
+                let end = ran.stdout.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+                let head = String::from_utf8_lossy(&ran.stdout[..end]).to_lowercase();
+                assert!(head.starts_with(&status.to_lowercase()), "{head}");
+                assert!(!head.contains("content-encoding"), "{encoding}: {head}");
+                assert!(head.contains("docker-content-digest: sha256:abc"), "{head}");
+                (head, ran.stdout[end..].to_vec())
+            };
+            let (head, _) = curl(&["-I", "-o", "/dev/null"]);
+            assert!(head.contains(" 200") && head.contains("content-length: 400000"), "{head}");
+            let (head, whole) = curl(&[]);
+            assert!(head.contains(" 200") && head.contains("content-length: 400000"), "{head}");
+            assert!(whole == served.content, "{version} {encoding}");
+            let (head, part) = curl(&["-r", "10-19"]);
+            assert!(head.contains(" 206") && head.contains("bytes 10-19/400000"), "{head}");
+            assert_eq!(part, served.content[10..20]);
+        }
+    }
+}
+
+/// nginx reads its files again while a blob is on its way: the old worker sends it to the end.
+#[test]
+fn a_reload_cuts_no_download() {
+    let served = Served::new(Variant::default());
+    // More than the sockets' buffers hold, so that most of it is still to be sent.
+    let content: Vec<u8> = (0..16_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let path = served.quay.store(&"4a".repeat(32), &content);
+    let mut stream = TcpStream::connect(("127.0.0.1", served.quay.port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "GET {BLOB} HTTP/1.1\r\nHost: registry.example\r\n{ACCEL}: {}\r\n\r\n",
+        served.at(&path)
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reader = BufReader::new(stream);
+    let (first, headers) = read_head(&mut reader).unwrap();
+    assert!(first.contains(" 200 "), "{first}");
+    let old = served.nginx.workers();
+    served.nginx.hang_up();
+    eventually(
+        || served.nginx.workers().iter().any(|pid| !old.contains(pid)).then_some(()),
+        || "no new worker".to_owned(),
+    );
+    assert!(served.nginx.workers().iter().any(|pid| old.contains(pid)), "it was sent already");
+    let body = read_body(&mut reader, &headers, false).unwrap();
+    assert_eq!(Sha256::digest(&body), Sha256::digest(&content));
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use quay_sidecar::bundle::nginx_test;
@@ -132,4 +133,30 @@ fn the_way_back_does_not_depend_on_nginx_accepting_its_files() {
     let applied = quay.bundle.apply(quay_sidecar::bundle::When::Boot);
     assert!(!applied.is_done() && applied.can_boot(), "{applied}");
     assert!(!quay.run().flag("v2_pull").exists());
+}
+
+/// Quay's certificate is gone, so nginx would not start again: the flags still lead back.
+#[test]
+fn the_way_back_does_not_depend_on_the_certificate() {
+    let quay = Quay::new(Variant { tls: true, ..Variant::default() });
+    quay.boot();
+    let _python = Backend::start("python", &quay.python_socket());
+    let _rust = Backend::start("rust", &quay.rust_socket());
+    let nginx = Nginx::start(&quay);
+    quay.flag("v2_pull", true);
+    assert_eq!(over_tls(&quay), "rust");
+    fs::remove_file(quay.conf("stack/ssl.cert")).unwrap();
+    let conf = quay.bundle.tree.nginx_conf();
+    nginx_test(&quay.bundle.nginx, &conf, quay.bundle.nginx_limit).unwrap_err();
+    nginx.hang_up();
+    quay.flag("v2_pull", false);
+    assert_eq!(over_tls(&quay), "python");
+}
+
+fn over_tls(quay: &Quay) -> String {
+    let url = format!("https://127.0.0.1:{}{MANIFEST}", quay.port);
+    let mut curl = Command::new("curl");
+    curl.args(["-sk", "-o", "/dev/null", "-w", "%header{x-quay-owner}", &url]);
+    let ran = curl.output();
+    String::from_utf8(ran.expect("curl runs: install the package curl").stdout).unwrap()
 }

@@ -45,7 +45,7 @@ impl Nginx {
         signal(&self.child, "HUP");
     }
 
-    fn workers(&self) -> Vec<String> {
+    pub fn workers(&self) -> Vec<String> {
         let pid = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         children.unwrap().split_whitespace().map(str::to_owned).collect()

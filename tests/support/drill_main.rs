@@ -53,6 +53,9 @@ struct Arguments {
     minutes: f64,
     #[arg(long, default_value_t = 60)]
     flips: u32,
+    /// Requests in a second, all clients together
+    #[arg(long, default_value_t = 400.0)]
+    rate: f64,
     /// 4 flips and one kill, told as a story
     #[arg(long)]
     quick: bool,
@@ -141,32 +144,62 @@ impl Stack {
         );
     }
 
-    /// What `quay switch set` says of the time until it applied, in seconds.
-    fn flip(&self, owner: &str) -> f64 {
+    /// When it was written and when it was applied, and what `quay switch set` says of that time.
+    fn flip(&self, owner: &'static str) -> Turn {
+        let written = Instant::now();
         let mut set = Command::new(&self.binary);
         let set = run(set.args(["switch", "set", &format!("{PULL}={owner}")]), &self.quay);
         let took = said(&set)
             .lines()
             .find_map(|line| line.strip_prefix("applied after ")?.strip_suffix(" s")?.parse().ok());
-        let took = took.unwrap_or_else(|| panic!("not applied: {set:?}"));
+        let seconds = took.unwrap_or_else(|| panic!("not applied: {set:?}"));
+        let turn = Turn { owner, written, applied: Instant::now(), seconds };
         self.until(owner);
-        took
+        turn
     }
 
-    /// Sends a signal to a program, and waits until it runs again and rust answers.
-    fn disturb(&self, program: &str, name: &str) {
-        self.supervisor.signal(program, name).unwrap();
-        if program == "registryd" {
-            self.until("python");
-        } else {
-            pause(Duration::from_secs(1));
+    /// The process that supervisord runs as this program now.
+    fn pid(&self, program: &str) -> Option<String> {
+        let words = if program == "registryd" { "serve\0registryd" } else { "switch\0watch" };
+        let parent = self.supervisord.id();
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        let is = |pid: &&str| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains(words))
+        };
+        children.split_whitespace().find(is).map(str::to_owned)
+    }
+
+    /// Sends a signal to programs, and waits until others run in their place and rust answers.
+    fn disturb(&self, programs: &[&str], name: &str) {
+        let old: Vec<String> = programs
+            .iter()
+            .map(|program| self.pid(program).unwrap_or_else(|| panic!("no {program}")))
+            .collect();
+        for program in programs {
+            self.supervisor.signal(program, name).unwrap();
         }
-        eventually(
-            || self.supervisor.state(program).is_ok_and(|state| state == "RUNNING").then_some(()),
-            || format!("{program} does not run again"),
-        );
+        for (program, old) in programs.iter().zip(&old) {
+            let replaced = || {
+                self.pid(program).is_some_and(|pid| pid != *old)
+                    && self.supervisor.state(program).is_ok_and(|state| state == "RUNNING")
+            };
+            eventually(
+                || replaced().then_some(()),
+                || format!("{program}: no other process in the place of {old}"),
+            );
+        }
         self.until("rust");
     }
+}
+
+/// An owner, from the time that it was written as a switch.
+struct Turn {
+    owner: &'static str,
+    written: Instant,
+    applied: Instant,
+    /// From written to applied, as `quay switch set` measured it.
+    seconds: f64,
 }
 
 impl Drop for Stack {
@@ -208,7 +241,7 @@ struct Sample {
     owner: Result<String, String>,
 }
 
-/// Two kept connections, and two threads that connect anew for each request.
+/// Two kept connections, and two threads that connect anew for each request, at a constant rate.
 struct Load {
     stop: Arc<AtomicBool>,
     samples: Arc<Mutex<Vec<Sample>>>,
@@ -216,7 +249,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(stack: &Stack) -> Load {
+    fn start(stack: &Stack, rate: f64) -> Load {
         let manifest = &stack.fixture.public.manifest;
         let layer = &manifest.layers()[0];
         let wanted = [
@@ -225,11 +258,14 @@ impl Load {
             (format!("/v2/demo/public/blobs/{}", layer.digest), layer.bytes.clone()),
         ];
         let (stop, samples) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let threads = [true, true, false, false].map(|keep| {
+        let clients = [true, true, false, false];
+        let interval = Duration::from_secs_f64(clients.len() as f64 / rate);
+        let threads = clients.map(|keep| {
             let (stop, samples, wanted) = (stop.clone(), samples.clone(), wanted.clone());
             let port = stack.quay.port;
             std::thread::spawn(move || {
                 let mut client = Client::new(port);
+                let mut due = Instant::now();
                 for (path, content) in wanted.iter().cycle() {
                     if stop.load(Ordering::SeqCst) {
                         return;
@@ -248,7 +284,9 @@ impl Load {
                         Err(error) => Err(format!("{path}: {error}")),
                     };
                     lock(&samples).push(Sample { began, took: began.elapsed(), owner });
-                    pause(Duration::from_millis(10));
+                    // What was late is not made up for: that would be a burst.
+                    due = (due + interval).max(Instant::now());
+                    pause(due.saturating_duration_since(Instant::now()));
                 }
             })
         });
@@ -274,8 +312,8 @@ impl Load {
         );
     }
 
-    /// Prints the sums; true when none has failed.
-    fn report(self) -> bool {
+    /// Prints the sums; true when none has failed, and none was answered out of its turn.
+    fn report(self, turns: &[Turn]) -> bool {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().unwrap();
@@ -300,12 +338,30 @@ impl Load {
             at(99),
             at(100)
         );
+        let (checked, wrong) = out_of_turn(&samples, turns);
+        println!("owner at the time        {checked} checked, {wrong} wrong");
         for error in failed.iter().take(5) {
             println!("failed: {error}");
         }
         println!("{} requests, {} failed", samples.len(), failed.len());
-        failed.is_empty()
+        failed.is_empty() && wrong == 0
     }
+}
+
+/// How many answers lie between two turns' changes, and how many of them are not by the owner whose
+/// turn it was. While a switch is on its way, either owner is right.
+fn out_of_turn(samples: &[Sample], turns: &[Turn]) -> (usize, usize) {
+    let (mut checked, mut wrong) = (0, 0);
+    for sample in samples {
+        let Ok(owner) = &sample.owner else { continue };
+        let end = sample.began + sample.took;
+        let within = |pair: &&[Turn]| pair[0].applied <= sample.began && end <= pair[1].written;
+        if let Some(pair) = turns.windows(2).find(within) {
+            checked += 1;
+            wrong += usize::from(owner != pair[0].owner);
+        }
+    }
+    (checked, wrong)
 }
 
 fn ms(time: Duration) -> f64 {
@@ -331,37 +387,44 @@ fn story(stack: &Stack) {
     }
 }
 
-fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) {
+fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) -> Vec<Turn> {
     println!("{flips} flips in {minutes} minutes, on 2 kept and 2 new connections");
     let began = Instant::now();
-    let mut took = Vec::new();
+    let mut turns = Vec::new();
     for flip in 0..flips {
         let due = Duration::from_secs_f64(minutes * 60.0 * f64::from(flip) / f64::from(flips));
         pause(due.saturating_sub(began.elapsed()));
-        took.push(stack.flip(if flip % 2 == 0 { "rust" } else { "python" }));
+        turns.push(stack.flip(if flip % 2 == 0 { "rust" } else { "python" }));
     }
+    // Nothing is checked after the last turn: kills and stalls move owners too.
+    turns.push(stack.flip("rust"));
+    let mut took: Vec<f64> = turns.iter().map(|turn| turn.seconds).collect();
     took.sort_by(f64::total_cmp);
     if let [least, .., most] = took[..] {
         let median = took[took.len() / 2];
         println!(
-            "propagation              min {least:.1} s, median {median:.1} s, max {most:.1} s"
+            "propagation              {} times, min {least:.1} s, median {median:.1} s, max {most:.1} s",
+            took.len()
         );
     }
-    stack.flip("rust");
-    load.cost("kill -9 of registryd", || stack.disturb("registryd", "KILL"));
-    load.cost("SIGSTOP of registryd", || stack.disturb("registryd", "STOP"));
-    load.cost("kill -9 of the watcher", || stack.disturb("owner-switch", "KILL"));
+    let both = ["registryd", "owner-switch"];
+    load.cost("kill -9 of registryd", || stack.disturb(&both[..1], "KILL"));
+    load.cost("SIGSTOP of registryd", || stack.disturb(&both[..1], "STOP"));
+    load.cost("kill -9 of the watcher", || stack.disturb(&both[1..], "KILL"));
+    load.cost("kill -9 of both", || stack.disturb(&both, "KILL"));
+    turns
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let stack = Stack::boot(arguments.quay.canonicalize().expect("--quay is a program"));
-    let load = Load::start(&stack);
-    if arguments.quick {
+    let load = Load::start(&stack, arguments.rate);
+    let turns = if arguments.quick {
         story(&stack);
+        Vec::new()
     } else {
-        drill(&stack, &load, arguments.minutes, arguments.flips);
-    }
-    let good = load.report();
+        drill(&stack, &load, arguments.minutes, arguments.flips)
+    };
+    let good = load.report(&turns);
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
