@@ -218,6 +218,10 @@ impl Set {
                 );
                 ExitCode::FAILURE
             }
+            Observed::Waits(registryd) => {
+                println!("written; registryd is {registryd}: python answers until it is ready");
+                ExitCode::from(NOT_OBSERVED)
+            }
             Observed::Nothing => {
                 println!("written, not observed");
                 ExitCode::from(NOT_OBSERVED)
@@ -241,12 +245,15 @@ fn describe(written: &Written) {
 enum Observed {
     Applied(Duration),
     Refused(String),
+    /// It has read it; how registryd is.
+    Waits(String),
     Nothing,
 }
 
 /// Until the watcher has said something.
 fn wait(run: &std::path::Path, version: u64, began: Instant) -> Observed {
     let mut heard = began;
+    let mut waits = None;
     while began.elapsed() < PROPAGATION && heard.elapsed() < SILENCE {
         if let Some(status) = Status::read(run) {
             heard = Instant::now();
@@ -257,11 +264,12 @@ fn wait(run: &std::path::Path, version: u64, began: Instant) -> Observed {
             if let Some(problem) = status.map_problem.filter(|_| seen) {
                 return Observed::Refused(problem);
             }
+            waits = seen.then_some(status.registryd).filter(|registryd| registryd != "ready");
         }
         #[expect(clippy::disallowed_methods, reason = "between two looks at a file")]
         std::thread::sleep(LOOK);
     }
-    Observed::Nothing
+    waits.map_or(Observed::Nothing, Observed::Waits)
 }
 
 impl Watch {

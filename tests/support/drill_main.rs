@@ -395,13 +395,6 @@ fn story(stack: &Stack) {
 
 fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) -> Vec<Turn> {
     println!("{flips} flips in {minutes} minutes, on 2 kept and 2 new connections");
-    // The first flip also starts registryd, and is told as applied before that is ready.
-    let applied = stack.flip("rust").applied;
-    println!(
-        "first flip               rust answers {:.1} s after it was applied",
-        applied.elapsed().as_secs_f64()
-    );
-    stack.flip("python");
     let began = Instant::now();
     let mut turns = Vec::new();
     for flip in 0..flips {

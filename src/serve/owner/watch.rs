@@ -122,8 +122,11 @@ impl Watcher {
     }
 
     fn plan(&self, health: Health) -> Plan {
-        let schema = self.schema.borrow().clone();
-        let hindered = hindrance::together(&self.config_reasons, schema.as_ref(), health);
+        self.plan_with(self.schema.borrow().as_ref(), health)
+    }
+
+    fn plan_with(&self, schema: Option<&Reasons>, health: Health) -> Plan {
+        let hindered = hindrance::together(&self.config_reasons, schema, health);
         let naming = self.installation.config.as_ref().map(naming).unwrap_or_default();
         Plan::new(&self.files.effective(), &declared(), &hindered, &naming)
     }
@@ -189,10 +192,18 @@ impl Watcher {
         }
     }
 
+    /// Whether requests go where the switches want them: not while registryd has yet to start or the
+    /// tables to be looked at, and with a map that nginx does not have only when all is Python's.
+    fn is_in_effect(&self, mapped: bool) -> bool {
+        let schema = self.schema.borrow().clone().unwrap_or_default();
+        let wanted = self.plan_with(Some(&schema), Health::Ready);
+        let are_set = |(name, on): (&String, &bool)| self.run.flag(name).exists() == *on;
+        (mapped || !wanted.wants_us()) && wanted.flags.iter().all(are_set)
+    }
+
     fn report(&mut self, health: Health, plan: Plan, mapped: bool) {
-        // With a map that nginx does not have, only what is all Python's is in effect.
-        let in_effect = mapped || !self.plan(Health::Ready).wants_us();
-        if let Some(version) = self.files.unapplied().filter(|_| in_effect) {
+        let in_effect = || self.is_in_effect(mapped);
+        if let Some(version) = self.files.unapplied().filter(|_| in_effect()) {
             self.status.propagation_s = self.files.applied(version);
             self.status.propagation_s.iter().for_each(|seconds| self.metrics.applied(*seconds));
         }
