@@ -10,6 +10,7 @@ mod faults;
 mod owner;
 mod passthrough;
 mod pulls;
+mod reads;
 mod replay;
 mod rooms;
 mod support;

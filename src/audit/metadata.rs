@@ -39,7 +39,8 @@ impl Metadata {
     }
 }
 
-fn push_string(json: &mut String, value: &str) {
+/// Appends `value` as Python's `json.dumps` writes a string.
+pub fn push_string(json: &mut String, value: &str) {
     json.push('"');
     for c in value.chars() {
         match c {
@@ -50,7 +51,7 @@ fn push_string(json: &mut String, value: &str) {
             '\t' => json.push_str("\\t"),
             '\u{8}' => json.push_str("\\b"),
             '\u{c}' => json.push_str("\\f"),
-            ' '..='\u{7f}' => json.push(c),
+            ' '..='~' => json.push(c),
             _ => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     // Writing to a string cannot fail.

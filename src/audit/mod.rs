@@ -10,6 +10,7 @@ use chrono::Local;
 
 pub use batch::{AuditError, Batcher};
 use metadata::Metadata;
+pub use metadata::push_string as push_python_string;
 
 use crate::catalog::{LogRow, Performer, PerformerDetail, Repository};
 use crate::config;

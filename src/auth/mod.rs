@@ -13,6 +13,7 @@ mod identity;
 mod instance_key;
 mod keys;
 mod login;
+mod page_token;
 mod scope;
 mod token;
 
@@ -24,6 +25,7 @@ pub use identity::{Identity, Limits};
 pub use instance_key::{InstanceKey, InstanceKeyError};
 pub use keys::{KeyError, VerificationKeys};
 pub use login::{LoginError, Logins};
+pub use page_token::PageTokens;
 pub use scope::{ScopeError, ScopeParser, ScopeRequest};
 pub use token::{LIFETIME_S, TokenRequest, mint};
 

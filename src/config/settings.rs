@@ -29,6 +29,8 @@ pub struct Server {
     pub blacklist_v2_spec: String,
     /// `V2_PAGINATION_SIZE`, default 50, but never less than 100: entries of a page.
     pub v2_pagination_size: u32,
+    /// `PAGE_TOKEN_KEY`: what pages of the catalog are encrypted with.
+    pub page_token_key: Secret,
 }
 
 impl Server {
@@ -114,6 +116,8 @@ pub struct Features {
     pub proxy_cache: bool,
     /// `FEATURE_REFERRERS_API`, default true.
     pub referrers_api: bool,
+    /// `FEATURE_PUBLIC_CATALOG`, default false: public repositories are in everybody's catalog.
+    pub public_catalog: bool,
 }
 
 /// The action log (contract 4.9).
@@ -148,6 +152,9 @@ pub struct Logging {
     pub debug: bool,
 }
 
+/// Quay's default, the same in every installation: pages of the catalog are no secret.
+const PAGE_TOKEN_KEY: &str = "0OYrc16oBuksR8T3JGB-xxYSlZ2-7I_zzqrLzggBJ58=";
+
 pub(super) fn server(r: &mut Reader<'_>) -> Server {
     Server {
         hostname: r.required("SERVER_HOSTNAME", hostname),
@@ -157,6 +164,7 @@ pub(super) fn server(r: &mut Reader<'_>) -> Server {
         account_recovery_mode: r.setting("ACCOUNT_RECOVERY_MODE", false, flag),
         library_namespace: r.setting("LIBRARY_NAMESPACE", "library".into(), text),
         blacklist_v2_spec: r.setting("BLACKLIST_V2_SPEC", "<1.6.0".into(), text),
+        page_token_key: r.setting("PAGE_TOKEN_KEY", Secret::new(PAGE_TOKEN_KEY), secret),
         v2_pagination_size: r.setting("V2_PAGINATION_SIZE", 100, |value| {
             // Python takes max(V2_PAGINATION_SIZE, 100), whatever the setting says.
             Ok(u32::try_from(number(i64::MIN..=1_000_000)(value)?.max(100)).unwrap_or(100))
@@ -312,6 +320,7 @@ pub(super) fn features(r: &mut Reader<'_>) -> Features {
         sparse_index: r.setting("FEATURE_SPARSE_INDEX", false, feature),
         proxy_cache: r.setting("FEATURE_PROXY_CACHE", false, feature),
         referrers_api: r.setting("FEATURE_REFERRERS_API", true, feature),
+        public_catalog: r.setting("FEATURE_PUBLIC_CATALOG", false, feature),
     }
 }
 

@@ -123,7 +123,7 @@ impl App {
     }
 
     /// `ACCOUNT_RECOVERY_MODE` leaves only `/v2/` and `/v2/auth`.
-    fn check_recovery_mode(&self, route: Route) -> Result<(), ApiError> {
+    pub(super) fn check_recovery_mode(&self, route: Route) -> Result<(), ApiError> {
         if !self.shared.config.server.account_recovery_mode {
             return Ok(());
         }

@@ -5,6 +5,7 @@
 mod access;
 mod base;
 mod blobs;
+mod catalog;
 mod cohort;
 mod decline;
 mod error;
@@ -14,6 +15,7 @@ mod observe;
 mod paths;
 mod python;
 mod query;
+mod referrers;
 mod routes;
 mod tags;
 mod token;
@@ -28,7 +30,7 @@ pub use {observe::InFlight, observe::observe, paths::normalise};
 pub use {python::Python, python::instead};
 
 use crate::audit::Audit;
-use crate::auth::{Authorizer, InstanceKey, Logins, ScopeParser, Verifier};
+use crate::auth::{Authorizer, InstanceKey, Logins, PageTokens, ScopeParser, Verifier};
 use crate::blobs::Storage;
 use crate::bundle::Blobs;
 use crate::catalog::Catalog;
@@ -68,6 +70,8 @@ pub struct Shared {
     pub scopes: ScopeParser,
     /// Decides scopes.
     pub authorizer: Authorizer,
+    /// Where pages of the catalog go on.
+    pub page_tokens: PageTokens,
     /// Signs tokens.
     pub instance_key: InstanceKey,
     /// Writes the action log.

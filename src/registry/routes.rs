@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, guard};
 
 use super::error::{ApiError, HTML};
 use super::python::has_body;
-use super::{App, base, blobs, manifests, tags, token};
+use super::{App, base, blobs, catalog, manifests, referrers, tags, token};
 use crate::oci::is_tag;
 
 /// A route: what Quay's clients see of it and what metrics call it.
@@ -115,11 +115,11 @@ pub fn configure(service: &mut ServiceConfig) {
     service
         .service(reads(Route::Base, "/v2/").route(read().to(base::ping)))
         .service(reads(Route::Token, "/v2/auth").route(read().to(token::issue)))
-        .service(reads(Route::Catalog, "/v2/_catalog").route(read().to(not_built)))
+        .service(reads(Route::Catalog, "/v2/_catalog").route(read().to(catalog::list)))
         .service(reads(Route::Tags, &name("tags/list")).route(read().to(tags::list)))
         .service(
             reads(Route::Referrers, &name(&format!("referrers/{{digest:{DIGEST}}}")))
-                .route(read().to(not_built)),
+                .route(read().to(referrers::list)),
         )
         .service(
             reads(Route::ManifestByDigest, &name(&format!("manifests/{{digest:{DIGEST}}}")))

@@ -14,7 +14,7 @@ use super::health::Health;
 use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError};
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
-    Authorizer, FieldKey, InstanceKey, Logins, ScopeParser, VerificationKeys, Verifier,
+    Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
 };
 use crate::blobs::Storage;
 use crate::bundle::{Blobs, RunFolder};
@@ -182,6 +182,11 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
     })?;
     let scopes = ScopeParser::new(&config.server.hostname, rules.clone())
         .map_err(|error| ServeError::Setting(format!("SERVER_HOSTNAME: {error}")))?;
+    let page_tokens = PageTokens::new(config.server.page_token_key.expose());
+    let page_tokens = page_tokens.ok_or_else(|| {
+        let reason = "PAGE_TOKEN_KEY: not 32 bytes in urlsafe base64; use what Python Quay uses";
+        ServeError::Setting(reason.to_owned())
+    })?;
     let auth = Arc::new(config.auth.clone());
     let hashers = sidecar.password_hashers;
     let hostname = &config.server.hostname;
@@ -199,6 +204,7 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
         verifier,
         logins,
         authorizer: Authorizer::new(auth, config.features.proxy_cache),
+        page_tokens,
         instance_key: InstanceKey::new(&config.keys.kid_path, &config.keys.key_path),
         audit: Audit::new(config.audit.clone(), read_only, batcher),
         storage: Storage::new(&config.storage),

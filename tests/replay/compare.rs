@@ -7,6 +7,7 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::pages::opened;
 use super::recording::{Exchange, Response};
 use super::tokens::{Signer, now, shifted};
 use super::wire::Answer;
@@ -61,7 +62,7 @@ pub fn differences(expected: &Exchange, answer: &Answer, signer: &Signer) -> Vec
 /// The values of a header, in order where that matters.
 fn values(headers: &[(String, String)], name: &str) -> Vec<String> {
     let mine = headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
-    let values = mine.map(|(_, value)| value.clone());
+    let values = mine.map(|(_, value)| if name == "Link" { opened(value) } else { value.clone() });
     if !SETS.contains(&name) {
         return values.collect();
     }

@@ -5,6 +5,7 @@ mod audit;
 mod compare;
 mod images;
 mod installation;
+mod pages;
 mod plan;
 mod recording;
 mod tokens;
@@ -150,7 +151,13 @@ impl<'a> Client<'a> {
             headers.insert("Content-Length".to_owned(), body.len().to_string());
         }
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        wire::send(self.registryd.base(), &request.method, &request.path, headers, &body)
+        wire::send(
+            self.registryd.base(),
+            &request.method,
+            &pages::renewed(&request.path),
+            headers,
+            &body,
+        )
     }
 }
 

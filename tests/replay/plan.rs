@@ -18,6 +18,8 @@ const NEEDS_WRITES: &[(&str, &[u16])] = &[
     ("the same after 640", &[647, 648, 667, 735, 737, 841]),
     ("a tag that was deleted: by 402, 406 and 649", &[404, 411, 651]),
     ("repository library/busybox, which 422 made", &[712, 713]),
+    ("referrers that were pushed to acme/scratch", &[390, 664]),
+    ("repositories that were made by pushing", &[741, 743, 829]),
 ];
 
 pub fn needs_writes(exchange: &Exchange) -> bool {
@@ -43,8 +45,6 @@ pub fn decline(exchange: &Exchange) -> Option<&'static str> {
         path if path.starts_with("/v1/") => Some("not_built (V1)"),
         _ if !reads => Some("not_built (V2_PUSH)"),
         path if path.contains("/blobs/uploads/") => Some("not_built (V2_PUSH)"),
-        path if path.contains("/referrers/") => Some("not_built (V2_PULL)"),
-        "/v2/_catalog" => Some("not_built (V2_PULL)"),
         _ if response.header("Content-Type") == Some(schema1) => {
             Some("manifest_conversion (V2_PULL)")
         }

@@ -1,0 +1,116 @@
+//! Manifests that refer to another one by its digest (contract §1.6.3).
+
+use tokio_postgres::types::Type;
+
+use super::connection::{Param, Session};
+use super::error::CatalogError;
+use super::pulls::{Repository, repository_columns, repository_named};
+use crate::oci::{Digest, RepoName};
+
+/// What was found for a referrers request.
+#[derive(Debug)]
+pub struct Referrers {
+    /// The repository of the request.
+    pub repository: Repository,
+    /// In the order in which they were pushed.
+    pub manifests: Vec<Referrer>,
+    /// The manifest of the fallback tag, for clients from before the referrers API.
+    pub fallback: Option<Referrer>,
+}
+
+/// A manifest as it is stored.
+#[derive(Debug)]
+pub struct Referrer {
+    /// Its digest.
+    pub digest: String,
+    /// `mediatype.name`
+    pub media_type: String,
+    /// The bytes that were pushed.
+    pub bytes: String,
+}
+
+/// `$3` subject, `$4` artifact type or NULL, `$5` fallback tag, `$6` now in milliseconds, `$7`
+/// limit. Whether the referrers themselves are alive is not looked at, as in Quay.
+const REFERRERS: &str = concat!(
+    "WITH repo (id, namespace_id, visibility_id, kind_id, free, cached) AS (SELECT ",
+    repository_columns!(),
+    " FROM repository r JOIN \"user\" n ON n.id = r.namespace_user_id",
+    repository_named!(),
+    "), found (id, fallback) AS ( \
+         SELECT m.id, 0 FROM repo JOIN manifest m ON m.repository_id = repo.id \
+             WHERE m.subject = $3 AND ($4 IS NULL OR m.artifact_type = $4) \
+         UNION ALL SELECT t.manifest_id, 1 FROM repo JOIN tag t ON t.repository_id = repo.id \
+             WHERE t.name = $5 AND NOT t.hidden \
+             AND (t.lifetime_end_ms IS NULL OR t.lifetime_end_ms > $6)) \
+     SELECT repo.id, repo.namespace_id, repo.visibility_id, repo.kind_id, repo.free, repo.cached, \
+         found.fallback, m.digest, m.media_type_id, m.manifest_bytes \
+     FROM repo LEFT JOIN found ON true LEFT JOIN manifest m ON m.id = found.id \
+     ORDER BY found.fallback DESC, m.id LIMIT $7"
+);
+
+/// `$1` `repository.id`, `$2` digests.
+const BY_DIGESTS: &str = "\
+    SELECT digest, media_type_id, manifest_bytes FROM manifest \
+    WHERE repository_id = $1 AND digest = ANY ($2)";
+
+impl Session<'_> {
+    /// Up to `limit` manifests whose subject is `subject`, of one artifact type or of any; `None`
+    /// without a repository.
+    pub async fn referrers(
+        &self,
+        name: &RepoName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        now_ms: i64,
+        limit: i64,
+    ) -> Result<Option<Referrers>, CatalogError> {
+        let subject = subject.as_str();
+        let fallback = subject.replacen(':', "-", 1);
+        let params: [Param<'_>; 7] = [
+            (&name.namespace, Type::TEXT),
+            (&name.repository, Type::TEXT),
+            (&subject, Type::TEXT),
+            (&artifact_type, Type::TEXT),
+            (&fallback, Type::TEXT),
+            (&now_ms, Type::INT8),
+            (&limit, Type::INT8),
+        ];
+        let rows = self.query(REFERRERS, &params).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let enums = self.enums().await?;
+        let repository = Repository::from_row(first, enums)?;
+        let mut found = Referrers { repository, manifests: Vec::new(), fallback: None };
+        for row in rows.iter().filter(|row| row.get::<_, Option<String>>(7).is_some()) {
+            let referrer = Referrer {
+                digest: row.get(7),
+                media_type: enums.name("mediatype", row.get(8))?.to_owned(),
+                bytes: row.get(9),
+            };
+            match row.get::<_, i32>(6) {
+                0 => found.manifests.push(referrer),
+                _ => found.fallback = Some(referrer),
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Those of `digests` that a repository has, in any order.
+    pub async fn manifests_by_digest(
+        &self,
+        repository_id: i32,
+        digests: &[&str],
+    ) -> Result<Vec<Referrer>, CatalogError> {
+        let params: [Param<'_>; 2] = [(&repository_id, Type::INT4), (&digests, Type::TEXT_ARRAY)];
+        let enums = self.enums().await?;
+        let rows = self.query(BY_DIGESTS, &params).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Referrer {
+                    digest: row.get(0),
+                    media_type: enums.name("mediatype", row.get(1))?.to_owned(),
+                    bytes: row.get(2),
+                })
+            })
+            .collect()
+    }
+}

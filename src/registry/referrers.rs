@@ -1,0 +1,244 @@
+//! `GET /v2/<name>/referrers/<digest>` (contract §1.6.3).
+
+use std::fmt::Write;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::Utc;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::access::Access;
+use super::error::{ApiError, manifest_unknown, name_unknown};
+use super::{App, Route, query};
+use crate::audit::push_python_string;
+use crate::catalog::{Referrer, Session};
+use crate::oci::Digest;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Quay has no pages here. A subject with more referrers is Python's to list.
+const MOST: usize = 1000;
+
+pub async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    if !app.shared.config.features.referrers_api {
+        return Err(ApiError::Abort {
+            status: StatusCode::NOT_FOUND,
+            message: "Not Found".to_owned(),
+            allow: Route::Referrers.allow(),
+            challenge: None,
+        });
+    }
+    let access = Access::check(&app, &request).await?;
+    let wanted = query::value(request.query_string(), "artifactType");
+    let db = app.catalog.session(access.route.name());
+    let subject = Digest::parse(request.match_info().query("digest"));
+    let Some(subject) = subject else {
+        let repository = db.repository(&access.name).await?;
+        access.permit(&app, repository.as_ref().map(|found| &found.repository))?;
+        return Err(manifest_unknown());
+    };
+    let filter = wanted.as_deref();
+    if filter.is_some_and(|filter| filter.contains('\0')) {
+        return Err(super::error::invalid_request("artifactType has a NUL".to_owned()));
+    }
+    let limit = MOST as i64 + 2;
+    let now_ms = Utc::now().timestamp_millis();
+    let found = db.referrers(&access.name, &subject, filter, now_ms, limit).await?;
+    access.permit(&app, found.as_ref().map(|found| &found.repository))?;
+    let found = found.ok_or_else(name_unknown)?;
+    if found.manifests.len() > MOST {
+        return Err(app.decline(access.route.capability(), "many_referrers"));
+    }
+    let mut entries: Vec<Entry> = found.manifests.iter().map(Entry::of).collect();
+    if let Some(fallback) = found.fallback.filter(|fallback| fallback.media_type == INDEX) {
+        let more = listed_by_tag(db, found.repository.id, &fallback, &entries).await?;
+        let matches = |entry: &Entry| filter.is_none_or(|f| entry.artifact_type() == f);
+        entries.extend(more.into_iter().filter(matches));
+    }
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CONTENT_TYPE, INDEX));
+    if filter.is_some() {
+        response.insert_header(("OCI-Filters-Applied", "artifactType"));
+    }
+    Ok(response.body(index(&entries)))
+}
+
+/// What the index under the fallback tag names and is not listed yet, in its order.
+async fn listed_by_tag(
+    db: Session<'_>,
+    repository_id: i32,
+    fallback: &Referrer,
+    known: &[Entry],
+) -> Result<Vec<Entry>, ApiError> {
+    #[derive(Deserialize)]
+    struct Index {
+        manifests: Vec<Descriptor>,
+    }
+    #[derive(Deserialize)]
+    struct Descriptor {
+        digest: String,
+    }
+    let Ok(index) = serde_json::from_str::<Index>(&fallback.bytes) else { return Ok(Vec::new()) };
+    let fresh = |digest: &&str| !known.iter().any(|entry| entry.digest == **digest);
+    let named = index.manifests.iter().map(|descriptor| descriptor.digest.as_str());
+    let digests: Vec<&str> = named.filter(fresh).take(MOST).collect();
+    if digests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stored = db.manifests_by_digest(repository_id, &digests).await?;
+    let of = |digest: &&str| stored.iter().find(|manifest| manifest.digest == **digest);
+    Ok(digests.iter().filter_map(of).map(Entry::of).collect())
+}
+
+/// A descriptor of the answer.
+struct Entry {
+    media_type: String,
+    digest: String,
+    size: usize,
+    body: Body,
+}
+
+/// What a descriptor repeats of a manifest.
+#[derive(Default, Deserialize)]
+struct Body {
+    #[serde(rename = "artifactType", default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    annotations: Annotations,
+}
+
+/// In the order of the manifest.
+#[derive(Default)]
+struct Annotations(Vec<(String, String)>);
+
+impl Annotations {
+    /// As in Python: a key keeps its place, the later value wins.
+    fn set(&mut self, key: &str, value: &str) {
+        match self.0.iter_mut().find(|(known, _)| known == key) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.0.push((key.to_owned(), value.to_owned())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Annotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Annotations;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of strings")
+            }
+
+            fn visit_unit<E>(self) -> Result<Annotations, E> {
+                Ok(Annotations::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Annotations, A::Error> {
+                let mut annotations = Annotations::default();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    annotations.set(&key, &value);
+                }
+                Ok(annotations)
+            }
+        }
+        deserializer.deserialize_any(InOrder)
+    }
+}
+
+impl Entry {
+    fn of(manifest: &Referrer) -> Self {
+        Self {
+            media_type: manifest.media_type.clone(),
+            digest: manifest.digest.clone(),
+            size: manifest.bytes.len(),
+            body: serde_json::from_str(&manifest.bytes).unwrap_or_default(),
+        }
+    }
+
+    fn artifact_type(&self) -> &str {
+        self.body.artifact_type.as_deref().unwrap_or_default()
+    }
+}
+
+/// Indented by three, as Quay writes it; the annotations of all are those of the index too.
+fn index(entries: &[Entry]) -> String {
+    let mut all = Annotations::default();
+    let mut list = String::new();
+    for entry in entries {
+        for (key, value) in &entry.body.annotations.0 {
+            all.set(key, value);
+        }
+        list.push_str(if list.is_empty() { "\n      {" } else { ",\n      {" });
+        write_text(&mut list, 9, "mediaType", &entry.media_type);
+        list.push(',');
+        write_text(&mut list, 9, "digest", &entry.digest);
+        // Writing to a string cannot fail.
+        let _ = write!(list, ",\n{:9}\"size\": {}", "", entry.size);
+        if !entry.artifact_type().is_empty() {
+            list.push(',');
+            write_text(&mut list, 9, "artifactType", entry.artifact_type());
+        }
+        write_annotations(&mut list, 9, &entry.body.annotations);
+        list.push_str("\n      }");
+    }
+    if !list.is_empty() {
+        list.push_str("\n   ");
+    }
+    let mut json = format!(
+        "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{INDEX}\",\n   \"manifests\": [{list}]"
+    );
+    write_annotations(&mut json, 3, &all);
+    json.push_str("\n}");
+    json
+}
+
+fn write_text(json: &mut String, indent: usize, key: &str, value: &str) {
+    let _ = write!(json, "\n{:indent$}", "");
+    push_python_string(json, key);
+    json.push_str(": ");
+    push_python_string(json, value);
+}
+
+fn write_annotations(json: &mut String, indent: usize, annotations: &Annotations) {
+    if annotations.0.is_empty() {
+        return;
+    }
+    let _ = write!(json, ",\n{:indent$}\"annotations\": {{", "");
+    for (index, (key, value)) in annotations.0.iter().enumerate() {
+        json.push_str(if index > 0 { "," } else { "" });
+        write_text(json, indent + 3, key, value);
+    }
+    let _ = write!(json, "\n{:indent$}}}", "");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(bytes: &str) -> Entry {
+        let bytes = bytes.to_owned();
+        Entry::of(&Referrer { digest: "sha256:0a".into(), media_type: "a/b".into(), bytes })
+    }
+
+    #[test]
+    fn an_index_in_pythons_spelling() {
+        let empty = "{\n   \"schemaVersion\": 2,\n   \"mediaType\": \
+                     \"application/vnd.oci.image.index.v1+json\",\n   \"manifests\": []\n}";
+        assert_eq!(index(&[]), empty);
+        let one = entry(r#"{"artifactType": "x/y", "annotations": {"z": "ü", "a": "1"}}"#);
+        let two = entry(r#"{"annotations": {"a": "2"}}"#);
+        let json = index(&[one, two]);
+        assert!(json.ends_with(
+            "\"annotations\": {\n            \"a\": \"2\"\n         }\n      }\n   ],\n   \
+             \"annotations\": {\n      \"z\": \"\\u00fc\",\n      \"a\": \"2\"\n   }\n}"
+        ));
+        assert!(json.contains("\"size\": 64,\n         \"artifactType\": \"x/y\","), "{json}");
+        // What is no manifest that we know is listed all the same.
+        for odd in ["", "[]", r#"{"annotations": null}"#, r#"{"annotations": {"a": 1}}"#] {
+            assert_eq!(entry(odd).artifact_type(), "", "{odd}");
+        }
+    }
+}
