@@ -13,6 +13,7 @@ mod pulls;
 mod reads;
 mod replay;
 mod rooms;
+mod s3;
 mod support;
 mod switches;
 mod tokens;

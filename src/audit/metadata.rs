@@ -75,7 +75,7 @@ mod tests {
         metadata.number("b", -1);
         metadata.literal("c", "true");
         let expected =
-            "{\"a\": \"\\\"\\\\\\n\\u0001\u{7f}\\u00fc\\ud83d\\ude00\", \"b\": -1, \"c\": true}";
+            "{\"a\": \"\\\"\\\\\\n\\u0001\\u007f\\u00fc\\ud83d\\ude00\", \"b\": -1, \"c\": true}";
         assert_eq!(metadata.into_json(), expected);
     }
 

@@ -2,13 +2,15 @@
 
 mod local;
 mod path;
+mod s3;
 
 use std::path::Path;
 
 pub use local::{LocalBlob, LocalError};
 pub use path::BlobPath;
+pub use s3::presigned;
 
-use crate::config::{self, Location};
+use crate::config::{self, Location, S3};
 
 /// The storages of `DISTRIBUTED_STORAGE_CONFIG`.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub struct Storage(config::Storage);
 pub enum Source<'a> {
     /// In a folder.
     Local(&'a Path),
+    /// In a bucket.
+    S3(&'a S3),
     /// In a storage whose driver is not built; Python has it.
     Unsupported(&'a str),
     /// In no storage that the configuration names.
@@ -38,6 +42,7 @@ impl Storage {
             preferred.or(placements.first()).and_then(|name| self.0.locations.get(name.as_str()));
         match location {
             Some(Location::Local { path }) => Source::Local(path),
+            Some(Location::S3(s3)) => Source::S3(s3),
             Some(Location::Unsupported { driver }) => Source::Unsupported(driver),
             None => Source::Unknown,
         }
@@ -68,9 +73,9 @@ mod tests {
             locations: BTreeMap::from([
                 ("near".to_owned(), local("/near")),
                 ("far".to_owned(), local("/far")),
-                ("s3".to_owned(), Location::Unsupported { driver: "S3Storage".into() }),
+                ("swift".to_owned(), Location::Unsupported { driver: "SwiftStorage".into() }),
             ]),
-            preference: vec!["near".into(), "s3".into()],
+            preference: vec!["near".into(), "swift".into()],
             proxy_storage: false,
         });
         let source = |placements: &[&str]| {
@@ -79,7 +84,7 @@ mod tests {
         };
         assert_eq!(source(&["far", "near"]), "Local(\"/near\")");
         assert_eq!(source(&["far"]), "Local(\"/far\")");
-        assert_eq!(source(&["s3", "far"]), "Unsupported(\"S3Storage\")");
+        assert_eq!(source(&["swift", "far"]), "Unsupported(\"SwiftStorage\")");
         assert_eq!(source(&["gone"]), "Unknown");
         assert_eq!(source(&[]), "Unknown");
     }

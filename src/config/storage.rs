@@ -7,6 +7,7 @@ use config::ValueKind;
 
 use super::reader::{Parsed, Reader, Show, Wrong, feature, names};
 use super::report::Severity;
+use super::s3::{self, NotRead, S3};
 
 /// Where the blobs are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ impl Storage {
     pub fn local_roots(&self) -> impl Iterator<Item = (usize, &Path)> {
         self.locations.values().enumerate().filter_map(|(index, location)| match location {
             Location::Local { path } => Some((index, path.as_path())),
-            Location::Unsupported { .. } => None,
+            Location::S3(_) | Location::Unsupported { .. } => None,
         })
     }
 }
@@ -39,6 +40,8 @@ pub enum Location {
         /// `storage_path`; a relative one is relative to the working directory, as in Python.
         path: PathBuf,
     },
+    /// A bucket of the S3 family: clients are sent there with a signed URL.
+    S3(Box<S3>),
     /// A driver that we do not serve; requests that land there go to Python.
     Unsupported {
         /// The driver's class name in Quay.
@@ -58,6 +61,9 @@ impl Show for Locations {
     fn show(&self) -> String {
         let one = |(name, location): &(String, Location)| match location {
             Location::Local { path } => format!("{}: {}", name.show(), path.show()),
+            Location::S3(s3) => {
+                format!("{}: {} at {}", name.show(), s3.bucket.show(), s3.endpoint.show())
+            }
             Location::Unsupported { driver } => {
                 format!("{}: {} (Python)", name.show(), driver.show())
             }
@@ -76,7 +82,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Storage {
                 format!("the storage_path of {name} is relative to the working directory"),
                 "write it as an absolute path, so that Python and this program agree on it",
             ),
-            Location::Local { .. } => {}
+            Location::Local { .. } | Location::S3(_) => {}
             Location::Unsupported { driver } => r.warn(
                 CONFIG,
                 format!("the driver {} of {name} is not served by this program yet", driver.show()),
@@ -97,7 +103,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Storage {
 }
 
 fn parse_locations(value: &ValueKind) -> Parsed<Locations> {
-    const FORM: &str = "write each location as NAME: [LocalStorage, {storage_path: /path}]";
+    const FORM: &str = "write each location as NAME: [DRIVER, {parameters}], such as [LocalStorage, {storage_path: /path}]";
     let ValueKind::Table(table) = value else {
         return Err(Wrong::kind("a map of locations", value));
     };
@@ -124,6 +130,23 @@ fn parse_locations(value: &ValueKind) -> Parsed<Locations> {
                     Location::Local { path: path.into() }
                 }
                 _ => return Err(wrong("LocalStorage without a storage_path")),
+            }
+        } else if s3::DRIVERS.contains(&driver.as_str()) {
+            let Some(ValueKind::Table(params)) = items.get(1).map(|item| &item.kind) else {
+                return Err(wrong(&format!("{} without parameters", driver.show())));
+            };
+            match s3::read(driver, params) {
+                Ok(s3) => Location::S3(Box::new(s3)),
+                Err(NotRead::Python(why)) => {
+                    Location::Unsupported { driver: format!("{driver} ({why})") }
+                }
+                Err(NotRead::Wrong(why)) => {
+                    return Err(wrong(&format!(
+                        "{} cannot be used: {}",
+                        driver.show(),
+                        why.show()
+                    )));
+                }
             }
         } else {
             Location::Unsupported { driver: driver.clone() }

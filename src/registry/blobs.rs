@@ -4,14 +4,17 @@
 use actix_web::body::SizedStream;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
+use chrono::Utc;
 use futures_util::stream;
 
 use super::App;
 use super::access::Access;
-use super::error::{ACCEL_REDIRECT, ApiError, blob_unknown, range_invalid};
-use crate::blobs::{BlobPath, LocalBlob, LocalError, Source};
+use super::error::{ACCEL_REDIRECT, ApiError, HTML, blob_unknown, range_invalid};
+use super::paths::page;
+use crate::blobs::{BlobPath, LocalBlob, LocalError, Source, presigned};
 use crate::bundle::STREAM_HEADER;
 use crate::catalog::{Blob, StoredAt};
+use crate::config::S3;
 use crate::oci::{ByteRange, Digest, Span};
 
 /// Quay's two numbers differ, so ours do.
@@ -20,17 +23,26 @@ const CACHE_GET: &str = "max-age=31536000";
 
 pub async fn head(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let found = Found::check(&app, &request).await?;
+    let bucket = found.bucket(&app)?.is_some();
     let size = match found.blob.size {
         Some(size) => size,
+        // Python asks the storage.
+        None if bucket => return Err(app.decline(found.access.route.capability(), "blob_size")),
         None => found.open(&app).await?.length,
     };
     let mut response = HttpResponse::Ok();
     describe(&mut response, &found.digest, CACHE_HEAD);
+    if bucket {
+        response.insert_header(ACCEPT_RANGES);
+    }
     Ok(response.body(SizedStream::new(size, stream::empty::<Result<_, actix_web::Error>>())))
 }
 
 pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let found = Found::check(&app, &request).await?;
+    if let Some(storage) = found.bucket(&app)? {
+        return found.elsewhere(storage);
+    }
     // nginx would send whatever is there: whether it is the blob is held against the catalog first.
     let file = found.open(&app).await?;
     let length = file.length;
@@ -52,6 +64,9 @@ pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespon
     app.shared.metrics.blob_bytes.inc_by(span.length);
     Ok(response.body(SizedStream::new(span.length, file.read(span))))
 }
+
+/// Object storages take ranges.
+const ACCEPT_RANGES: (&str, &str) = ("Accept-Ranges", "bytes");
 
 /// With the length, so that the client can ask for a part that there is (RFC 9110 §15.5.17).
 fn unsatisfiable(length: u64) -> HttpResponse {
@@ -114,11 +129,36 @@ impl Found {
         path.ok_or_else(|| ApiError::Internal(format!("{} has no usable path", self.digest)))
     }
 
+    /// The object storage that it is in, if it is in one.
+    fn bucket<'a>(&self, app: &'a App) -> Result<Option<&'a S3>, ApiError> {
+        match app.shared.storage.source(&self.blob.locations) {
+            Source::S3(_) if app.shared.config.storage.proxy_storage => {
+                Err(app.decline(self.access.route.capability(), "proxy_storage"))
+            }
+            Source::S3(storage) => Ok(Some(storage)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sends the client to the object storage. Whether the object is there is not asked, as in
+    /// Quay: that would cost more than the whole answer.
+    fn elsewhere(&self, storage: &S3) -> Result<HttpResponse, ApiError> {
+        let url = presigned(storage, &self.path()?, Utc::now());
+        let mut response = HttpResponse::Found();
+        response
+            .insert_header(HTML)
+            .insert_header((header::LOCATION, url.as_str()))
+            .insert_header(("Docker-Content-Digest", self.digest.as_str()))
+            .insert_header(ACCEPT_RANGES)
+            .insert_header((header::CACHE_CONTROL, CACHE_GET));
+        Ok(response.body(page(&url)))
+    }
+
     async fn open(&self, app: &App) -> Result<LocalBlob, ApiError> {
         let Self { access, digest, blob } = self;
         let root = match app.shared.storage.source(&blob.locations) {
             Source::Local(root) => root,
-            Source::Unsupported(_) => {
+            Source::S3(_) | Source::Unsupported(_) => {
                 return Err(app.decline(access.route.capability(), "storage_driver"));
             }
             Source::Unknown => {

@@ -47,7 +47,7 @@ fn origin(request: &ServiceRequest) -> String {
 }
 
 /// What Quay's framework says about a redirect.
-fn page(location: &str) -> String {
+pub(super) fn page(location: &str) -> String {
     let mut shown = String::with_capacity(location.len());
     for c in location.chars() {
         match c {

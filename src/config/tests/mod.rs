@@ -9,6 +9,7 @@ use super::*;
 mod database;
 mod hostile;
 mod problems;
+mod s3;
 
 const PASSWORD: &str = "s3cr3t-p4ssw0rd";
 const SECRET_KEY: &str = "s3cr3t-d4t4b4s3-k3y";

@@ -76,6 +76,14 @@ fn errors() {
             "DISTRIBUTED_STORAGE_CONFIG: a: LocalStorage without",
         ),
         (
+            "DISTRIBUTED_STORAGE_CONFIG: {a: [S3Storage, {s3_secret_key: s3cr3t-p4ssw0rd}]}",
+            "DISTRIBUTED_STORAGE_CONFIG: a: S3Storage cannot be used: it has no s3_bucket",
+        ),
+        (
+            "DISTRIBUTED_STORAGE_CONFIG: {a: [RadosGWStorage, {bucket_name: b, access_key: k, secret_key: s, hostname: h, port: x}]}",
+            "DISTRIBUTED_STORAGE_CONFIG: a: RadosGWStorage cannot be used: port is not",
+        ),
+        (
             "DISTRIBUTED_STORAGE_PREFERENCE: [third]",
             "DISTRIBUTED_STORAGE_PREFERENCE: third is not a location",
         ),
@@ -99,7 +107,7 @@ fn warnings() {
         ("FEATURE_PROXY_STORAGE: true", "FEATURE_PROXY_STORAGE"),
         ("LDAP_SUPERUSER_FILTER: (a=b)", "LDAP_SUPERUSER_FILTER"),
         (
-            "DISTRIBUTED_STORAGE_CONFIG: {s3: [S3Storage, {s3_secret_key: s3cr3t-p4ssw0rd}]}",
+            "DISTRIBUTED_STORAGE_CONFIG: {s3: [S3Storage, {s3_bucket: b, s3_secret_key: s3cr3t-p4ssw0rd}]}",
             "DISTRIBUTED_STORAGE_CONFIG",
         ),
         (
