@@ -63,9 +63,7 @@ fn endpoints_and_signatures_are_those_of_quay() {
             V4,
         ),
         (
-            format!(
-                "[RadosGWStorage, {{bucket_name: quay, access_key: k, secret_key: s, is_secure: false, hostname: rgw.example}}]"
-            ),
+            "[RadosGWStorage, {bucket_name: quay, access_key: k, secret_key: s, is_secure: false, hostname: rgw.example}]".to_owned(),
             "http://rgw.example",
             "us-east-1",
             V2,
