@@ -6,9 +6,13 @@ use super::owner::Owner;
 use super::problem::{Code, Problem, Wrong};
 use super::snapshot::Switches;
 
-/// Programs for which both say something, and not the same. The switch wins. An owner of python
-/// means whatever Quay starts by itself, so it contradicts nothing.
-pub fn override_conflicts(switches: &Switches, overrides: &str) -> Vec<Problem> {
+/// Programs for which both say something, and not the same. The switch wins for what `is_taken`
+/// from Python; an owner of python means whatever Quay starts by itself, so it contradicts nothing.
+pub fn override_conflicts(
+    switches: &Switches,
+    overrides: &str,
+    is_taken: impl Fn(&str) -> bool,
+) -> Vec<Problem> {
     let mut conflicts = Vec::new();
     for (program, value) in overrides.split(',').filter_map(|item| item.trim().split_once('=')) {
         let worker = catalogue().switchable().find(|worker| worker.program == program);
@@ -20,7 +24,7 @@ pub fn override_conflicts(switches: &Switches, overrides: &str) -> Vec<Problem> 
             Owner::Off => value != "false",
             Owner::Rust => true,
         };
-        if differs {
+        if differs && is_taken(program) {
             let reason = format!("QUAY_OVERRIDE_SERVICES says {program}={value}; the switch wins");
             let remedy = format!("take {program} out of QUAY_OVERRIDE_SERVICES, it is deprecated");
             let wrong = Wrong::new(Code::OverrideConflict, reason, remedy);
@@ -40,7 +44,8 @@ mod tests {
         let conflicts = |owner: &str, overrides| {
             let variable = ("WORKER_OWNER_GCWORKER".to_owned(), owner.to_owned());
             let stage = Stage::read([variable]);
-            let found = override_conflicts(&stage.switches, overrides);
+            let found =
+                override_conflicts(&stage.switches, overrides, |program| program == "gcworker");
             found.iter().map(|problem| problem.to_string()).collect::<Vec<_>>()
         };
         for (owner, overrides, told) in [

@@ -100,6 +100,34 @@ fn a_slow_test_of_the_map_holds_nothing_up() {
     booted.eventually("rust", || booted.owner() == "rust");
 }
 
+/// What is withdrawn while nginx tests it never becomes nginx's map.
+#[test]
+fn a_map_that_is_no_longer_wanted_is_not_loaded() {
+    let booted = Booted::of_our_user();
+    let slow = SlowTest::install(&booted);
+    let narrow = "ROUTE_CANARY_ORGS=[other]";
+    let set = command(&booted.quay, &["switch", "set", &format!("{PULL}=rust"), narrow]);
+    assert!(set.status.success(), "{set:?}");
+    let reloads = || {
+        let metrics = booted.watcher_metrics();
+        let line = "quay_owner_nginx_reloads_total{result=\"ok\"} ";
+        let count = metrics.lines().find_map(|found| found.strip_prefix(line)?.parse::<u32>().ok());
+        count.unwrap_or_default()
+    };
+    assert_eq!(reloads(), 1);
+    fs::write(&slow.held, "").unwrap();
+    for canary in ["ROUTE_CANARY_ORGS=[other, demo]", narrow] {
+        let set = command(&booted.quay, &["switch", "set", canary, "--no-wait"]);
+        assert!(set.status.success(), "{set:?}");
+        booted.eventually("tested", || slow.asked.exists());
+    }
+    booted.eventually("seen", || booted.shown()["seen"] == 3);
+    fs::remove_file(&slow.held).unwrap();
+    booted.eventually("applied", || booted.shown()["applied"] == 3);
+    // One for the map that is wanted again; none for the one in between.
+    assert_eq!(reloads(), 2);
+}
+
 /// Who moved what, when and why is in the log and in the metrics, each by itself.
 #[test]
 fn a_flip_is_told_whole() {

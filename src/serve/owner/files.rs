@@ -27,9 +27,19 @@ pub(super) struct Files {
     modified: Option<SystemTime>,
     /// When the switches in use were last found in their file.
     found: Instant,
-    /// Accepted, and not yet in effect; each with its version.
-    changes: Vec<(u64, Change)>,
+    /// Accepted, and not yet in effect.
+    accepted: Vec<Accepted>,
+    /// The switch file that these were in.
+    text: Option<Vec<u8>>,
+    started: SystemTime,
     metrics: Arc<OwnerMetrics>,
+}
+
+/// A change, the version that brought it, and when its file was written.
+struct Accepted {
+    version: u64,
+    change: Change,
+    written: Option<SystemTime>,
 }
 
 impl Files {
@@ -49,7 +59,9 @@ impl Files {
             fingerprint: Fingerprint::default(),
             modified: None,
             found: Instant::now(),
-            changes: Vec::new(),
+            accepted: Vec::new(),
+            text: None,
+            started: SystemTime::now(),
             metrics,
         }
     }
@@ -67,7 +79,7 @@ impl Files {
         let event = self.poller.poll(now, &reading);
         if let (Event::Accepted { .. }, Content::Bytes(text)) = (&event, &reading.switches.content)
         {
-            self.keep(text);
+            self.text = Some(text.clone());
         }
         self.next_poll = now + self.poller.wait(now);
         if self.poller.status().standing == Standing::Current {
@@ -112,14 +124,23 @@ impl Files {
     /// that took from the change of the file, in seconds.
     pub(super) fn applied(&mut self, version: u64) -> Option<f64> {
         self.poller.confirm(version);
-        let propagation = self.modified.and_then(|at| at.elapsed().ok());
-        let propagation_s = propagation.map(|time| time.as_secs_f64());
-        for (version, change) in self.changes.drain(..) {
+        if let Some(text) = self.text.take() {
+            self.keep(&text);
+        }
+        // What was there before us was not waiting for us.
+        let started = self.started;
+        let since = |written: Option<SystemTime>| {
+            let passed = written.filter(|at| *at >= started)?.elapsed().ok()?;
+            Some(passed.as_secs_f64())
+        };
+        for Accepted { version, change, written } in self.accepted.drain(..) {
+            let propagation_s = since(written);
             let from = change.from.as_deref().unwrap_or("unset");
             let to = change.to.as_deref().unwrap_or("unset");
             let (key, source) = (change.key.to_string(), change.place.to_string());
             tracing::info!(version, key, from, to, source, propagation_s, "switch applied");
         }
+        let propagation_s = since(self.modified);
         tracing::info!(version, propagation_s, "switches applied");
         propagation_s
     }
@@ -140,7 +161,9 @@ impl Files {
                     tracing::warn!(problem = one_line(problem), "switches accepted with a warning");
                 }
                 tracing::info!(from, to, changes = changes.len(), "switches accepted");
-                self.changes.extend(changes.into_iter().map(|change| (to, change)));
+                let written = self.modified;
+                let accepted = |change| Accepted { version: to, change, written };
+                self.accepted.extend(changes.into_iter().map(accepted));
             }
             Event::Held { .. } => tracing::warn!(
                 problems = problems(),

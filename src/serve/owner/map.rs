@@ -22,8 +22,17 @@ pub(super) struct Map {
     tried: Routing,
     problem: Option<String>,
     last: Option<Instant>,
-    /// At most one test runs: it rewrites files.
-    running: Option<oneshot::Receiver<Result<(), String>>>,
+    /// At most one runs: a test rewrites files.
+    running: Option<(Step, oneshot::Receiver<Result<(), String>>)>,
+}
+
+/// On the way to a map.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The files are written and tested; nginx knows nothing of them.
+    Test,
+    /// nginx is told to read them.
+    Load,
 }
 
 impl Map {
@@ -38,9 +47,9 @@ impl Map {
 
     /// Moves towards the map that is wanted. Returns whether nginx has it.
     pub(super) fn become_like(&mut self, wanted: &Routing) -> bool {
-        self.look();
+        self.look(wanted);
         if self.running.is_none() && self.is_due(wanted) {
-            self.start(wanted.clone());
+            self.test(wanted.clone());
         }
         self.running.is_none() && self.problem.is_none() && same(wanted, &self.tried)
     }
@@ -55,26 +64,46 @@ impl Map {
         !same(wanted, &self.tried) || (self.problem.is_some() && waited())
     }
 
-    fn start(&mut self, routing: Routing) {
+    fn test(&mut self, routing: Routing) {
         self.tried = routing.clone();
-        let (done, running) = oneshot::channel();
-        self.running = Some(running);
-        let (installation, supervisor) = (self.installation.clone(), self.supervisor.clone());
-        tokio::task::spawn_blocking(move || {
-            // Nobody listens once the watcher ends.
-            let _ = done.send(put_in_place(&installation, routing, &supervisor));
+        let installation = self.installation.clone();
+        self.run(Step::Test, move || {
+            let applied = installation.bundle(routing).apply(When::Live);
+            let said = || applied.to_string().trim_end().replace('\n', "; ");
+            if applied.is_done() { Ok(()) } else { Err(said()) }
         });
     }
 
-    /// Whether the running test has ended.
-    fn look(&mut self) {
-        let Some(running) = &mut self.running else { return };
+    fn load(&mut self) {
+        let supervisor = self.supervisor.clone();
+        self.run(Step::Load, move || {
+            supervisor.signal("nginx", "HUP").map_err(|error| error.to_string())
+        });
+    }
+
+    fn run(&mut self, step: Step, work: impl FnOnce() -> Result<(), String> + Send + 'static) {
+        let (done, running) = oneshot::channel();
+        self.running = Some((step, running));
+        // Nobody listens once the watcher ends.
+        tokio::task::spawn_blocking(move || drop(done.send(work())));
+    }
+
+    /// Whether what runs has ended. A map that is no longer wanted is never loaded.
+    fn look(&mut self, wanted: &Routing) {
+        let Some((step, running)) = &mut self.running else { return };
+        let step = *step;
         let ended = match running.try_recv() {
             Ok(ended) => ended,
             Err(oneshot::error::TryRecvError::Empty) => return,
             Err(oneshot::error::TryRecvError::Closed) => Err("the test broke off".to_owned()),
         };
         self.running = None;
+        if step == Step::Test && ended.is_ok() {
+            if same(wanted, &self.tried) {
+                self.load();
+            }
+            return;
+        }
         self.last = Some(Instant::now());
         self.problem = ended.err();
         self.metrics.reloaded(self.problem.is_none());
@@ -83,18 +112,6 @@ impl Map {
             Some(problem) => tracing::error!(problem, "nginx keeps the map it has"),
         }
     }
-}
-
-fn put_in_place(
-    installation: &Installation,
-    routing: Routing,
-    supervisor: &Supervisor,
-) -> Result<(), String> {
-    let applied = installation.bundle(routing).apply(When::Live);
-    if !applied.is_done() {
-        return Err(applied.to_string().trim_end().replace('\n', "; "));
-    }
-    supervisor.signal("nginx", "HUP").map_err(|error| error.to_string())
 }
 
 fn same(one: &Routing, other: &Routing) -> bool {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::metrics::OwnerMetrics;
@@ -12,6 +13,9 @@ use crate::bundle::{Ini, RunFolder, Supervisor};
 
 /// How often registryd is asked for, when it is wanted and does not run.
 const START_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long after a worker could not be moved it is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What is told to supervisord.
 pub(super) struct Programs {
@@ -41,8 +45,7 @@ impl Programs {
         let stopped = std::fs::read_to_string(&stopped_file).unwrap_or_default();
         let (moves, todo) = mpsc::channel();
         let asked = supervisor.clone();
-        // One after the other, so that a program that is moved twice ends where it should.
-        std::thread::spawn(move || todo.iter().for_each(|one| move_worker(&asked, one, &metrics)));
+        std::thread::spawn(move || move_all(&asked, &todo, &metrics));
         Self {
             supervisor,
             supervisord_conf: quay_conf.join("supervisord.conf"),
@@ -108,12 +111,34 @@ impl Programs {
     }
 }
 
-fn move_worker(supervisor: &Supervisor, Move { program, off }: Move, metrics: &OwnerMetrics) {
-    let moved = if off { supervisor.stop(&program) } else { supervisor.start(&program) };
-    let (from, to) = if off { ("python", "off") } else { ("off", "python") };
-    metrics.worker_moved(&program, from, to, moved.is_ok());
-    match moved {
+/// One after the other, so that a program that is moved twice ends where it should; again and
+/// again, until supervisord has done it.
+fn move_all(supervisor: &Supervisor, todo: &mpsc::Receiver<Move>, metrics: &OwnerMetrics) {
+    let mut left: Vec<Move> = Vec::new();
+    loop {
+        let next = match left.is_empty() {
+            true => todo.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => todo.recv_timeout(RETRY),
+        };
+        match next {
+            Ok(next) => {
+                left.retain(|earlier| earlier.program != next.program);
+                left.push(next);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        left.retain(|one| !is_moved(supervisor, one, metrics));
+    }
+}
+
+fn is_moved(supervisor: &Supervisor, Move { program, off }: &Move, metrics: &OwnerMetrics) -> bool {
+    let moved = if *off { supervisor.stop(program) } else { supervisor.start(program) };
+    let (from, to) = if *off { ("python", "off") } else { ("off", "python") };
+    metrics.worker_moved(program, from, to, moved.is_ok());
+    match &moved {
         Ok(()) => tracing::info!(program, from, to, "worker moved"),
         Err(error) => tracing::error!(%error, program, from, to, "worker not moved"),
     }
+    moved.is_ok()
 }

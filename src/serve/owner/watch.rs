@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use super::plan::{Plan, declared, naming};
 use super::programs::Programs;
 use super::status::Status;
 use crate::bundle::{Routing, RunFolder, RunFolderError, Supervisor};
-use crate::switches::{Cohort, override_conflicts};
+use crate::switches::{Cohort, Owner, override_conflicts};
 
 /// How often it is looked whether a file has changed; polled it is at the interval of the
 /// switches, changed or not.
@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// What supervisord may take for one call: a worker may need long to stop.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);
+
+/// When a registryd that hangs on is killed again: supervisord may not have answered.
+const KILL_AGAIN: Duration = Duration::from_secs(15);
 
 /// Watches until SIGTERM. Flags stay as they are then: a stopped watcher moves nobody.
 ///
@@ -72,7 +75,8 @@ struct Watcher {
     files: Files,
     map: Map,
     programs: Programs,
-    hung: bool,
+    /// When registryd was last killed, while it hangs.
+    killed: Option<Instant>,
     /// As registryd was told.
     cohort: Option<Cohort>,
     conflicts: Vec<String>,
@@ -97,7 +101,7 @@ impl Watcher {
             files: Files::new(&paths.config, run.path(), stage, metrics.clone()),
             map: Map::new(installation.clone(), supervisor.clone(), metrics.clone()),
             programs: Programs::new(supervisor, paths.quay_conf.clone(), &run, metrics.clone()),
-            hung: false,
+            killed: None,
             cohort: None,
             conflicts: Vec::new(),
             status: Status::default(),
@@ -115,7 +119,7 @@ impl Watcher {
         let plan = self.plan(health);
         let mapped = self.tell_registryd() && self.map.become_like(&plan.routing);
         self.set_flags(&plan, mapped);
-        self.look_after_conflicts();
+        self.look_after_conflicts(&plan);
         self.programs.move_workers(&plan.lines);
         self.look_after_registryd(health);
         self.report(health, plan, mapped);
@@ -167,9 +171,13 @@ impl Watcher {
     }
 
     /// A program that both a switch and `QUAY_OVERRIDE_SERVICES` speak of: told once.
-    fn look_after_conflicts(&mut self) {
+    fn look_after_conflicts(&mut self, plan: &Plan) {
         let overrides = std::env::var("QUAY_OVERRIDE_SERVICES").unwrap_or_default();
-        let found = override_conflicts(&self.files.effective().switches, &overrides);
+        // A switch that this binary cannot follow takes nothing from Python.
+        let is_taken = |program: &str| {
+            plan.lines.iter().any(|line| line.id == program && line.owner != Owner::Python.as_str())
+        };
+        let found = override_conflicts(&self.files.effective().switches, &overrides, is_taken);
         let found: Vec<String> = found.iter().map(one_line).collect();
         for conflict in found.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
             tracing::warn!(problem = conflict, "the switch wins");
@@ -180,12 +188,14 @@ impl Watcher {
     /// Started once it is wanted, then left running; killed when it hangs, after the flags were
     /// cleared: supervisord starts it again.
     fn look_after_registryd(&mut self, health: Health) {
-        if health == Health::Hung && !self.hung {
+        if health != Health::Hung {
+            self.killed = None;
+        } else if self.killed.is_none_or(|killed| killed.elapsed() >= KILL_AGAIN) {
+            self.killed = Some(Instant::now());
             tracing::error!("registryd does not answer: killed, its requests are Python's");
             self.metrics.killed();
             self.programs.kill_registryd();
         }
-        self.hung = health == Health::Hung;
         // What the switches alone would want: registryd has to run before it can be healthy.
         if health != Health::Ready && self.plan(Health::Ready).wants_us() {
             self.programs.start_registryd();
