@@ -316,7 +316,6 @@ async fn what_is_not_built_is_handed_back() {
     for (world, path, reason) in [
         (&world, by_tag(&world.public), "logs_model"),
         (&conversions, by_tag(&conversions.docker), "manifest_conversion"),
-        (&conversions, "/v2/_catalog".to_owned(), "not_built"),
         (&conversions, "/v2/gr%C3%B6%C3%9Fe/app/tags/list".to_owned(), "repository_name"),
     ] {
         let declined = format!("quay_declined_total{{capability=\"V2_PULL\",reason=\"{reason}\"}}");

@@ -91,7 +91,8 @@ fn our_programs_run_beside_quays() {
     supervisor.start("registryd").unwrap();
     supervisord.wait_for("registryd", "RUNNING");
     let serve = format!(
-        "serve registryd --config {root}/conf/stack --listen unix:{root}/run/registryd.sock,nginx\n"
+        "serve registryd --config {root}/conf/stack --listen unix:{root}/run/registryd.sock,nginx \
+         --python unix:{root}/gunicorn_registry.sock\n"
     );
     assert_eq!(called(), format!("{watch}{serve}"));
     supervisor.stop("registryd").unwrap();
