@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::Command;
 
 use quay_sidecar::bundle::{
     BundleError, Canary, Outcome, QuayNginx, RuleOwner, SpliceError, When, splice,
@@ -259,57 +258,6 @@ fn a_thousand_canaries_fit() {
     let name = |n: usize| format!("organization-{n}/{}", "r".repeat(200));
     quay.bundle.routing.canary.repositories = (0..1000).map(name).collect();
     quay.boot();
-}
-
-/// As the user of Quay's image: no entry in the passwd file, a tree that belongs to its group.
-#[test]
-fn as_a_user_without_a_name_in_a_tree_that_is_partly_read_only() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can become somebody else");
-        return;
-    }
-    let quay = Quay::new(Variant::default());
-    let root = quay.root().to_owned();
-    chown(&root, Some(0), Some(0)).unwrap();
-    let everything = Command::new("sh")
-        .arg("-c")
-        .arg(format!("chmod -R g=u '{0}' && chmod 777 '{0}'", root.display()))
-        .status();
-    assert!(everything.unwrap().success());
-    let status = |bundle: &str| {
-        // The test binary itself, for a thread cannot change its user.
-        let ran = Command::new("setpriv")
-            .args(["--reuid=1000123", "--regid=0", "--clear-groups"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "bundle::files::apply_in_another_process", "--nocapture"])
-            .env("QUAY_TEST_TREE", &root)
-            .env("QUAY_TEST_EXPECT", bundle)
-            .env_remove("HOME")
-            .output()
-            .expect("setpriv runs: install the package util-linux");
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    };
-    let before = quay.edited();
-    fs::set_permissions(quay.conf("nginx"), PermissionsExt::from_mode(0o755)).unwrap();
-    status("cannot write");
-    assert_eq!(quay.edited(), before);
-    fs::set_permissions(quay.conf("nginx"), PermissionsExt::from_mode(0o775)).unwrap();
-    status("applied");
-    assert_ne!(quay.edited(), before);
-}
-
-/// The test above runs this as another user; by itself it has nothing to look at.
-#[test]
-fn apply_in_another_process() {
-    let Ok(root) = std::env::var("QUAY_TEST_TREE") else { return };
-    let mut quay = Quay::new(Variant::default()).bundle;
-    let root = std::path::PathBuf::from(root);
-    quay.tree = quay_sidecar::bundle::Tree::new(&root, root.join("conf"));
-    quay.programs.run = root.join("run");
-    let applied = quay.apply(When::Boot);
-    assert!(applied.can_boot());
-    let expected = std::env::var("QUAY_TEST_EXPECT").unwrap();
-    assert!(applied.to_string().contains(&expected), "{applied}");
 }
 
 /// `nginx -t` by root would take folders from the user of a running Quay.
