@@ -290,6 +290,45 @@ async fn pulls_are_logged_as_quay_logs_them() {
     assert_eq!(rows.trim().lines().collect::<Vec<_>>(), expected);
 }
 
+/// Refused pulls are logged where the operator wants that, with who was refused.
+#[tokio::test]
+async fn refused_pulls_are_logged_as_quay_logs_them() {
+    let mut world = World::new();
+    world.configure("ACTION_LOG_AUDIT_PULL_FAILURES", true.into());
+    let registryd = world.registryd_with(&["--behind-nginx"]);
+    let bob = Client::of(&registryd, &world, &world.bob, "bob/other");
+    for path in [by_tag(&world.private), by_digest(&world.private)] {
+        assert_eq!(bob.get(&path).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    let anonymous = Client::anonymous(&registryd);
+    assert_eq!(anonymous.get(&by_tag(&world.private)).await.status(), StatusCode::UNAUTHORIZED);
+    // Blobs and tags are not logged, nor is what is only missing; Python names another account
+    // where there is no repository.
+    let tags = "/v2/demo/private/tags/list";
+    assert_eq!(anonymous.get(tags).await.status(), StatusCode::UNAUTHORIZED);
+    let missing = anonymous.get("/v2/demo/public/manifests/missing").await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+    let nowhere = anonymous.get("/v2/demo/nowhere/manifests/latest").await;
+    assert_eq!(header(&nowhere, "x-accel-redirect"), "@quay_python");
+    let rows = world.database.sql(
+        "SELECT k.name, l.account_id, p.username, l.repository_id, l.metadata_json \
+         FROM logentry3 l JOIN logentrykind k ON k.id = l.kind_id \
+         LEFT JOIN \"user\" p ON p.id = l.performer_id ORDER BY l.id",
+    );
+    let demo = world.database.sql("SELECT id FROM \"user\" WHERE username = 'demo'");
+    let row = |performer: &str, reference: &str| {
+        format!(
+            "pull_repo_failed|{demo}|{performer}|{}|{{\"namespace\": \"demo\", \"repo\": \"private\", \
+             {reference}, \"message\": \"access to the requested resource is not authorized\"}}",
+            world.private.repo_id
+        )
+    };
+    let tag = format!("\"tag\": \"{}\"", world.private.tag);
+    let digest = format!("\"manifest_digest\": \"{}\"", world.private.manifest.digest);
+    let expected = [row("bob", &tag), row("bob", &digest), row("", &tag)];
+    assert_eq!(rows.trim().lines().collect::<Vec<_>>(), expected);
+}
+
 #[tokio::test]
 async fn log_switches() {
     let image_path = |world: &World| by_tag(&world.public);

@@ -34,6 +34,15 @@ pub enum Reference<'a> {
     Digest(&'a str),
 }
 
+impl Reference<'_> {
+    fn describe(self, metadata: &mut Metadata) {
+        match self {
+            Self::Tag(tag) => metadata.text("tag", tag),
+            Self::Digest(digest) => metadata.text("manifest_digest", digest),
+        }
+    }
+}
+
 /// A manifest that is about to be sent.
 #[derive(Debug)]
 pub struct Pull<'a> {
@@ -45,7 +54,7 @@ pub struct Pull<'a> {
     pub performer: Option<&'a Performer>,
     /// What was asked for.
     pub reference: Reference<'a>,
-    /// The media type that is sent.
+    /// The media type that is sent; empty where nothing is.
     pub media_type: &'a str,
 }
 
@@ -93,6 +102,34 @@ impl Audit {
             datetime: Local::now().naive_local(),
             ip: client.ip.clone(),
             metadata_json: pull_metadata(pull, client),
+        };
+        self.write(row).await
+    }
+
+    /// Logs a pull that was refused with `message`, where the repository is there.
+    pub async fn pull_failed(
+        &self,
+        pull: &Pull<'_>,
+        message: &str,
+        client: &Client,
+    ) -> Result<(), AuditError> {
+        let namespace = &pull.name.namespace;
+        if self.rules.disabled_namespaces.contains(namespace) {
+            return Ok(());
+        }
+        let mut metadata = Metadata::default();
+        metadata.text("namespace", namespace);
+        metadata.text("repo", &pull.name.repository);
+        pull.reference.describe(&mut metadata);
+        metadata.text("message", message);
+        let row = LogRow {
+            kind: "pull_repo_failed",
+            account_id: pull.repository.namespace_id,
+            performer_id: pull.performer.and_then(|performer| performer.id),
+            repository_id: Some(pull.repository.id),
+            datetime: Local::now().naive_local(),
+            ip: client.ip.clone(),
+            metadata_json: metadata.into_json(),
         };
         self.write(row).await
     }
@@ -164,10 +201,7 @@ fn pull_metadata(pull: &Pull<'_>, client: &Client) -> String {
     metadata.text("repo", &pull.name.repository);
     metadata.text("namespace", &pull.name.namespace);
     metadata.text("user-agent", &client.user_agent);
-    match pull.reference {
-        Reference::Tag(tag) => metadata.text("tag", tag),
-        Reference::Digest(digest) => metadata.text("manifest_digest", digest),
-    }
+    pull.reference.describe(&mut metadata);
     metadata.text("mediaType", pull.media_type);
     let Some(performer) = pull.performer else { return metadata.into_json() };
     match &performer.detail {

@@ -54,7 +54,7 @@ impl Access {
         let public = repository.filter(|repository| repository.public && features.anonymous_access);
         match public {
             _ if granted => {}
-            None => return Err(self.refuse(app)),
+            None => return Err(self.refuse(app, repository)),
             Some(repository) if repository.kind != "image" => {
                 let kind = &repository.kind;
                 return Err(unsupported(format!(
@@ -66,9 +66,10 @@ impl Access {
         app.check_anonymous(self.route, self.entity())
     }
 
-    fn refuse(&self, app: &App) -> ApiError {
+    /// A refusal in a repository that is not there is logged under other accounts: Python's to do.
+    fn refuse(&self, app: &App, repository: Option<&Repository>) -> ApiError {
         let manifest = [Route::ManifestByTag, Route::ManifestByDigest].contains(&self.route);
-        if manifest && app.shared.config.audit.log_pull_failures {
+        if manifest && repository.is_none() && app.shared.config.audit.log_pull_failures {
             return app.decline(self.route.capability(), "audit_pull_failures");
         }
         unauthorized(None, app.pull_challenge(&self.name))

@@ -1,6 +1,6 @@
 //! `GET` and `HEAD` of `/v2/<name>/manifests/<reference>` (contract §1.6.4).
 
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 
@@ -20,7 +20,7 @@ pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
     let db = app.catalog.session(access.route.name());
     let now_ms = Utc::now().timestamp_millis();
     let found = db.manifest_by_tag(&access.name, tag, now_ms, access.entity()).await?;
-    access.permit(&app, found.as_ref().map(|found| &found.repository))?;
+    permit(&app, &request, &access, found.as_ref(), Reference::Tag(tag)).await?;
     let found = found.ok_or_else(name_unknown)?;
 
     let manifest = match &found.manifest {
@@ -44,7 +44,7 @@ pub async fn by_digest(
     let db = app.catalog.session(access.route.name());
     let now_ms = Utc::now().timestamp_millis();
     let found = db.manifest_by_digest(&access.name, digest, now_ms, access.entity()).await?;
-    access.permit(&app, found.as_ref().map(|found| &found.repository))?;
+    permit(&app, &request, &access, found.as_ref(), Reference::Digest(digest)).await?;
     let found = found.ok_or_else(name_unknown)?;
 
     let manifest = found.manifest.as_ref().ok_or_else(manifest_unknown)?;
@@ -56,6 +56,32 @@ async fn check(app: &App, request: &HttpRequest) -> Result<Access, ApiError> {
         return Err(app.decline(Route::of(request).capability(), "logs_model"));
     }
     Access::check(app, request).await
+}
+
+/// Whether the caller may pull; who may not is logged where the operator wants that.
+async fn permit(
+    app: &App,
+    request: &HttpRequest,
+    access: &Access,
+    found: Option<&ManifestLookup>,
+    reference: Reference<'_>,
+) -> Result<(), ApiError> {
+    let permitted = access.permit(app, found.map(|found| &found.repository));
+    let refusal = match &permitted {
+        Err(ApiError::Oci(error)) if error.status == StatusCode::UNAUTHORIZED => &error.message,
+        _ => return permitted,
+    };
+    if let Some(found) = found.filter(|_| app.shared.config.audit.log_pull_failures) {
+        let pull = Pull {
+            name: &access.name,
+            repository: &found.repository,
+            performer: found.performer.as_ref(),
+            reference,
+            media_type: "",
+        };
+        app.shared.audit.pull_failed(&pull, refusal, &app.client(request)).await?;
+    }
+    permitted
 }
 
 /// Logs the pull, then sends the stored bytes. HEAD logs too, as in Quay.
