@@ -66,6 +66,21 @@ pub struct Audit {
     batcher: Batcher,
 }
 
+/// What the log says of a login that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedLogin<'a> {
+    /// `user`, `robot`, `app_specific_token` or `oauth`.
+    pub kind: &'static str,
+    /// A robot's user name.
+    pub robot: Option<&'a str>,
+    /// The title of an application token.
+    pub title: Option<&'a str>,
+    /// The name that was tried; of a robot or a token, its owner's.
+    pub username: Option<&'a str>,
+    /// Why it failed.
+    pub message: &'a str,
+}
+
 /// What a login was made with.
 #[derive(Clone, Copy, Debug)]
 pub enum LoggedInBy<'a> {
@@ -167,6 +182,44 @@ impl Audit {
             kind: "login_success",
             account_id,
             performer_id: Some(performer_id),
+            repository_id: None,
+            datetime: Local::now().naive_local(),
+            ip: client.ip.clone(),
+            metadata_json: metadata.into_json(),
+        };
+        self.write(row).await
+    }
+
+    /// Whether failed logins are logged.
+    pub fn logs_login_failures(&self) -> bool {
+        self.rules.log_login_failures && !self.read_only
+    }
+
+    /// Logs a login that failed (contract §2.2.7).
+    pub async fn login_failed(
+        &self,
+        account_id: i32,
+        performer_id: Option<i32>,
+        failed: &FailedLogin<'_>,
+        client: &Client,
+    ) -> Result<(), AuditError> {
+        let mut metadata = Metadata::default();
+        let oauth = failed.kind == "oauth";
+        metadata.text("type", if oauth { "quayauth" } else { "v2auth" });
+        metadata.text("kind", failed.kind);
+        for (key, value) in [
+            ("robot", failed.robot),
+            ("app_specific_token_title", failed.title),
+            ("username", failed.username),
+        ] {
+            value.into_iter().for_each(|value| metadata.text(key, value));
+        }
+        metadata.text("useragent", &client.user_agent);
+        metadata.text("message", failed.message);
+        let row = LogRow {
+            kind: "login_failure",
+            account_id,
+            performer_id,
             repository_id: None,
             datetime: Local::now().naive_local(),
             ip: client.ip.clone(),

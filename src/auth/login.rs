@@ -1,5 +1,6 @@
 //! Checking user names and passwords (contract §2.2).
 
+mod refusal;
 mod robot;
 mod tokens;
 
@@ -10,6 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{NaiveDateTime, TimeDelta, Utc};
 use tokio::sync::Semaphore;
+
+pub use refusal::{FailureLog, Refusal};
 
 use super::encrypted_password::{PasswordKey, Unlocked, may_be_encrypted};
 use super::encryption::FieldError;
@@ -39,9 +42,9 @@ const BACKOFF_UNIT: Duration = Duration::from_millis(500);
 /// A login that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// Wrong, in Quay's words; `None` for Quay's default ones.
+    /// Wrong.
     #[error("invalid credentials")]
-    Invalid(Option<String>),
+    Invalid(Refusal),
     /// Too soon after wrong passwords: the seconds to wait.
     #[error("too many login attempts")]
     Throttled(i64),
@@ -229,7 +232,7 @@ const UNENCRYPTED: &str = "Client login with unencrypted passwords is disabled. 
                            an encrypted password in the user admin panel for use here.";
 
 fn invalid(message: &str) -> LoginError {
-    LoginError::Invalid(Some(message.to_owned()))
+    LoginError::Invalid(Refusal::service(message))
 }
 
 /// What is left of the window after wrong passwords: half a second, doubled by each of them.

@@ -24,7 +24,7 @@ pub use grant::{Authorizer, Grant, GrantError};
 pub use identity::{Identity, Limits};
 pub use instance_key::{InstanceKey, InstanceKeyError};
 pub use keys::{KeyError, VerificationKeys};
-pub use login::{LoginError, Logins};
+pub use login::{FailureLog, LoginError, Logins, Refusal};
 pub use page_token::PageTokens;
 pub use scope::{ScopeError, ScopeParser, ScopeRequest};
 pub use token::{LIFETIME_S, TokenRequest, mint};

@@ -3,7 +3,7 @@
 use chrono::NaiveDateTime;
 use tokio_postgres::types::Type;
 
-use super::connection::Session;
+use super::connection::{Param, Session};
 use super::error::CatalogError;
 
 /// A row of `user` that a password is held against.
@@ -65,7 +65,30 @@ const LOGIN_CLEARED: &str = "UPDATE \"user\" SET invalid_login_attempts = 0 WHER
 
 const ACCESSED: &str = "UPDATE \"user\" SET last_accessed = $2 WHERE id = $1";
 
+/// The first account where neither `$1` nor `$2` names one.
+const LOG_ACCOUNT: &str = "\
+    SELECT COALESCE( \
+        (SELECT id FROM \"user\" WHERE username = $1 \
+            AND ($2 OR (NOT organization AND NOT robot))), \
+        $3, (SELECT min(id) FROM \"user\"))";
+
 impl Session<'_> {
+    /// `user.id` of the account whose log has what `username` failed to do: of any kind, or of a
+    /// user only. `service` is whose log it is where there is no such account.
+    pub async fn log_account(
+        &self,
+        username: Option<&str>,
+        any_kind: bool,
+        service: Option<i32>,
+    ) -> Result<i32, CatalogError> {
+        let params: [Param<'_>; 3] =
+            [(&username, Type::TEXT), (&any_kind, Type::BOOL), (&service, Type::INT4)];
+        let rows = self.query(LOG_ACCOUNT, &params).await?;
+        let id = rows.first().and_then(|row| row.get::<_, Option<i32>>(0));
+        let reason = || "there is no account at all".to_owned();
+        id.ok_or_else(|| CatalogError::Refused { route: self.route, reason: reason() })
+    }
+
     /// The account of this user name or e-mail address.
     pub async fn account(&self, login: &str) -> Result<Option<Account>, CatalogError> {
         let rows = self.query(ACCOUNT, &[(&login, Type::TEXT)]).await?;

@@ -133,6 +133,8 @@ pub struct Audit {
     pub log_logins: bool,
     /// `ACTION_LOG_AUDIT_LOGIN_FAILURES`, default false.
     pub log_login_failures: bool,
+    /// `SERVICE_LOG_ACCOUNT_ID`, default the first account: whose log has what is nobody's.
+    pub service_account_id: Option<i32>,
     /// `ACTION_LOG_AUDIT_PULL_FAILURES`, default false.
     pub log_pull_failures: bool,
     /// `DISABLED_FOR_AUDIT_LOGS`, default none: namespaces that are never logged.
@@ -324,6 +326,14 @@ pub(super) fn features(r: &mut Reader<'_>) -> Features {
     }
 }
 
+/// `user.id`
+fn account_id(value: &ValueKind) -> Parsed<Option<i32>> {
+    match value {
+        ValueKind::Nil => Ok(None),
+        value => Ok(i32::try_from(number(0..=i64::from(i32::MAX))(value)?).ok()),
+    }
+}
+
 pub(super) fn audit(r: &mut Reader<'_>) -> Audit {
     let logs_model = r.setting("LOGS_MODEL", "database".into(), text);
     if logs_model != "database" {
@@ -346,6 +356,7 @@ pub(super) fn audit(r: &mut Reader<'_>) -> Audit {
         allow_without_strict_logging: r.setting("ALLOW_WITHOUT_STRICT_LOGGING", false, flag),
         log_logins: r.setting("ACTION_LOG_AUDIT_LOGINS", true, flag),
         log_login_failures: r.setting("ACTION_LOG_AUDIT_LOGIN_FAILURES", false, flag),
+        service_account_id: r.setting("SERVICE_LOG_ACCOUNT_ID", None, account_id),
         log_pull_failures: r.setting("ACTION_LOG_AUDIT_PULL_FAILURES", false, flag),
         disabled_namespaces: r.setting("DISABLED_FOR_AUDIT_LOGS", Vec::new(), names),
         disabled_pull_namespaces: r.setting("DISABLED_FOR_PULL_LOGS", Vec::new(), names),

@@ -7,10 +7,10 @@ use serde_json::json;
 use super::access::latin1;
 use super::error::{ApiError, denied, invalid_request, name_invalid, unauthorized, unsupported};
 use super::{App, Route, json, query};
-use crate::audit::LoggedInBy;
+use crate::audit::{FailedLogin, LoggedInBy};
 use crate::auth::{
-    Basic, Declined, Grant, GrantError, Identity, LoginError, ScopeError, ScopeRequest,
-    TokenRequest, mint,
+    Basic, Declined, FailureLog, Grant, GrantError, Identity, LoginError, Refusal, ScopeError,
+    ScopeRequest, TokenRequest, mint,
 };
 
 /// Scopes in one request at most. Clients send one, or two when they mount a blob.
@@ -92,10 +92,8 @@ async fn login(
     // Decided before the password is looked at: Python will look at it too, and a wrong one
     // must be counted once.
     let decline = |reason| app.decline(Route::Token.capability(), reason);
-    if config.audit.log_login_failures {
-        return Err(decline("audit_login_failures"));
-    }
-    if scopes.is_empty() && config.audit.logs_model != "database" {
+    let logs = scopes.is_empty() || config.audit.log_login_failures;
+    if logs && config.audit.logs_model != "database" {
         return Err(decline("logs_model"));
     }
     let refused = |message| match config.features.anonymous_access {
@@ -107,7 +105,10 @@ async fn login(
     let Some(basic) = Basic::parse(&header) else { return Err(refused(invalid())) };
     match app.shared.logins.check(&app.catalog, &basic).await {
         Ok(identity) => Ok(Some(identity)),
-        Err(LoginError::Invalid(message)) => Err(refused(message.or_else(invalid))),
+        Err(LoginError::Invalid(refusal)) => {
+            note_failure(app, request, &basic, &refusal).await?;
+            Err(refused(refusal.message.or_else(invalid)))
+        }
         Err(LoginError::Throttled(seconds)) => Err(ApiError::Throttled { seconds }),
         Err(error @ LoginError::Busy) => Err(ApiError::Unavailable(error.to_string())),
         Err(LoginError::Declined(Declined(reason))) => Err(decline(reason)),
@@ -127,6 +128,53 @@ async fn grant(
         GrantError::Declined(Declined(reason)) => app.decline(Route::Token.capability(), reason),
         GrantError::Catalog(error) => error.into(),
     })
+}
+
+/// A failed login is logged before it is refused, where the operator wants that.
+async fn note_failure(
+    app: &App,
+    request: &HttpRequest,
+    basic: &Basic,
+    refusal: &Refusal,
+) -> Result<(), ApiError> {
+    let (config, audit) = (&app.shared.config, &app.shared.audit);
+    let Some(message) = refusal.message.as_deref().filter(|_| audit.logs_login_failures()) else {
+        return Ok(());
+    };
+    let (username, performer, title) = match &refusal.log {
+        FailureLog::Nowhere => return Ok(()),
+        FailureLog::Python => {
+            return Err(app.decline(Route::Token.capability(), "audit_login_failures"));
+        }
+        FailureLog::Service => (None, None, None),
+        FailureLog::User(username) => (Some(username.as_str()), None, None),
+        FailureLog::Account { username, performer, title } => {
+            (Some(username.as_str()), Some(*performer), title.as_deref())
+        }
+    };
+    let service = config.audit.service_account_id;
+    let db = app.catalog.session(Route::Token.name());
+    let account = db.log_account(username, performer.is_some(), service).await?;
+    let tried = basic.username.as_str();
+    let failed = match (tried, tried.split_once('+')) {
+        ("$app", _) if config.auth.app_specific_tokens => {
+            FailedLogin { kind: "app_specific_token", robot: None, title, username, message }
+        }
+        ("$oauthtoken", _) => {
+            FailedLogin { kind: "oauth", robot: None, title: None, username: None, message }
+        }
+        (robot, Some((owner, _))) => FailedLogin {
+            kind: "robot",
+            robot: Some(robot),
+            title: None,
+            username: Some(owner),
+            message,
+        },
+        (user, None) => {
+            FailedLogin { kind: "user", robot: None, title: None, username: Some(user), message }
+        }
+    };
+    Ok(audit.login_failed(account, performer, &failed, &app.client(request)).await?)
 }
 
 /// A token for no repository is how clients check a password: `podman login`.

@@ -339,7 +339,9 @@ impl Load {
             at(100)
         );
         let (checked, wrong) = out_of_turn(&samples, turns);
-        println!("owner at the time        {checked} checked, {} wrong", wrong.len());
+        if !turns.is_empty() {
+            println!("owner at the time        {checked} checked, {} wrong", wrong.len());
+        }
         for wrong in wrong.iter().take(3).chain(wrong.last()) {
             println!("wrong: {wrong}");
         }

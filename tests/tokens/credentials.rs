@@ -258,3 +258,79 @@ async fn statements_of_a_token() {
     }
     assert_eq!(claims(ask(&registryd, None, &SCOPE).await).await["aud"], HOSTNAME);
 }
+
+/// Failed logins are logged where the operator wants that: whose log, who, and Quay's words.
+#[tokio::test]
+async fn failed_logins_are_logged_as_quay_logs_them() {
+    let mut world = World::new();
+    world.configure("ACTION_LOG_AUDIT_LOGIN_FAILURES", true.into());
+    let (token, ada) = (world.app_token("NULL"), world.ada.username.clone());
+    let robot = world.puller.username.clone();
+    let registryd = world.registryd();
+    // A user that is there, but disabled by the time its token is used, comes last.
+    for who in [(&*ada, "wrong"), ("nobody", "x"), (&robot, "wrong"), ("demo+none", "x")] {
+        assert_eq!(ask(&registryd, Some(who), &SCOPE).await.status(), 401, "{who:?}");
+    }
+    for who in [("bob+none", "x"), ("$app", "x"), ("$oauthtoken", "x"), ("$token", "x")] {
+        assert_eq!(ask(&registryd, Some(who), &SCOPE).await.status(), 401, "{who:?}");
+    }
+    world.database.sql("UPDATE \"user\" SET enabled = false WHERE username = 'ada'");
+    assert_eq!(ask(&registryd, Some(("$app", &token)), &SCOPE).await.status(), 401);
+    let rows = world.database.sql(
+        "SELECT n.username, p.username, l.repository_id, l.metadata_json \
+         FROM logentry3 l JOIN logentrykind k ON k.id = l.kind_id AND k.name = 'login_failure' \
+         JOIN \"user\" n ON n.id = l.account_id LEFT JOIN \"user\" p ON p.id = l.performer_id \
+         ORDER BY l.id",
+    );
+    let first = world.database.sql("SELECT username FROM \"user\" ORDER BY id LIMIT 1");
+    let row = |account: &str, performer: &str, kind: &str, rest: &str| {
+        let of = if kind == "oauth" { "quayauth" } else { "v2auth" };
+        format!("{account}|{performer}||{{\"type\": \"{of}\", \"kind\": \"{kind}\", {rest}\"}}")
+    };
+    let wrong = "\"useragent\": \"\", \"message\": \"Invalid Username or Password";
+    let unknown =
+        "\"useragent\": \"\", \"message\": \"Could not find robot with specified username";
+    let of_robot = |robot: &str| {
+        let owner = robot.split('+').next().unwrap();
+        format!("\"robot\": \"{robot}\", \"username\": \"{owner}\", ")
+    };
+    let expected = [
+        row(&first, "", "user", &format!("\"username\": \"ada\", {wrong}")),
+        row(&first, "", "user", &format!("\"username\": \"nobody\", {wrong}")),
+        row(
+            "demo",
+            &robot,
+            "robot",
+            &format!(
+                "{}\"useragent\": \"\", \"message\": \"Could not find robot with username: {robot} \
+                 and supplied password.",
+                of_robot(&robot)
+            ),
+        ),
+        // An organization is no user.
+        row(&first, "", "robot", &format!("{}{unknown}", of_robot("demo+none"))),
+        row("bob", "", "robot", &format!("{}{unknown}", of_robot("bob+none"))),
+        row(&first, "", "app_specific_token", "\"useragent\": \"\", \"message\": \"Invalid token"),
+        row(
+            &first,
+            "",
+            "oauth",
+            "\"useragent\": \"\", \"message\": \"OAuth access token could not be validated",
+        ),
+        row(
+            "ada",
+            "ada",
+            "app_specific_token",
+            "\"app_specific_token_title\": \"laptop\", \"username\": \"ada\", \"useragent\": \"\", \
+             \"message\": \"This user has been disabled. Please contact your administrator.",
+        ),
+    ];
+    assert_eq!(rows.trim().lines().collect::<Vec<_>>(), expected);
+    drop(registryd);
+    let bob = world.bob.id;
+    world.configure("SERVICE_LOG_ACCOUNT_ID", bob.into());
+    let registryd = world.registryd();
+    ask(&registryd, Some(("nobody", "x")), &SCOPE).await;
+    let of_bob = format!("SELECT count(*) FROM logentry3 WHERE account_id = {bob}");
+    assert_eq!(world.database.sql(&of_bob), "2");
+}

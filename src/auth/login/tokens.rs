@@ -3,7 +3,7 @@
 use chrono::{Local, Utc};
 use subtle::ConstantTimeEq;
 
-use super::{DISABLED, Identity, LoginError, Logins, invalid};
+use super::{DISABLED, FailureLog, Identity, LoginError, Logins, Refusal, invalid};
 use crate::auth::Limits;
 use crate::catalog::{Role, Session};
 
@@ -18,7 +18,10 @@ impl Logins {
         db: Session<'_>,
         token: &str,
     ) -> Result<Identity, LoginError> {
-        let wrong = || invalid("Invalid access token");
+        let wrong = || {
+            let refusal = Refusal::service("Invalid access token");
+            LoginError::Invalid(refusal.in_log(FailureLog::Nowhere))
+        };
         let (name, code) = split(token, ACCESS_NAME).ok_or_else(wrong)?;
         let found = db.access_token(name).await?.ok_or_else(wrong)?;
         let stored = self.decrypted(&found.code, name)?.ok_or_else(wrong)?;
@@ -50,7 +53,12 @@ impl Logins {
             self.tolerate(db.app_token_accessed(found.id, now).await)?;
         }
         if !found.owner.enabled {
-            return Err(invalid(DISABLED));
+            let log = FailureLog::Account {
+                username: found.owner.username,
+                performer: found.owner.id,
+                title: Some(found.title),
+            };
+            return Err(LoginError::Invalid(Refusal::service(DISABLED).in_log(log)));
         }
         Ok(Identity::AppToken {
             uuid: found.uuid,
@@ -78,11 +86,14 @@ impl Logins {
         if found.expires_at > now && self.is_due(found.last_accessed, now, threshold) {
             self.tolerate(db.oauth_token_accessed(found.id, now).await)?;
         }
+        // Their rows name the application and its organization.
+        let refused =
+            |message| LoginError::Invalid(Refusal::service(message).in_log(FailureLog::Python));
         if found.expires_at <= Utc::now().naive_utc() {
-            return Err(invalid("OAuth access token has expired"));
+            return Err(refused("OAuth access token has expired"));
         }
         if !found.owner.enabled {
-            return Err(invalid("Granter of the oauth access token is disabled"));
+            return Err(refused("Granter of the oauth access token is disabled"));
         }
         Ok(Identity::OAuthToken {
             uuid: found.uuid,
