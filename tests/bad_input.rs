@@ -61,6 +61,12 @@ impl<'a> Request<'a> {
     }
 }
 
+fn check(request: &[u8], answer: &Raw) {
+    let request = request[..request.len().min(300)].escape_ascii();
+    assert!(answer.status < 500, "{request}: {answer:?}");
+    answer.check().unwrap_or_else(|problem| panic!("{request}: {problem}: {answer:?}"));
+}
+
 impl Target {
     fn get() -> &'static Target {
         static TARGET: LazyLock<Target> = LazyLock::new(|| {
@@ -74,14 +80,24 @@ impl Target {
         &TARGET
     }
 
-    /// Sends bytes; no answer at all is right for those that are no request.
+    /// Sends bytes; no answer at all is right for those that are no request, two never are.
     fn send(&self, bytes: &[u8]) -> Option<Raw> {
-        let address = self.registryd.base().strip_prefix("http://").unwrap();
-        let answer = raw::exchange(address, bytes)?;
-        let request = bytes[..bytes.len().min(300)].escape_ascii();
-        assert!(answer.status < 500, "{request}: {answer:?}");
-        answer.check().unwrap_or_else(|problem| panic!("{request}: {problem}: {answer:?}"));
+        let answer = self.exchange(bytes)?;
+        check(bytes, &answer);
         Some(answer)
+    }
+
+    /// Sends bytes that may be several requests, which are answered one after the other.
+    fn send_several(&self, bytes: &[u8]) {
+        let mut next = self.exchange(bytes);
+        while let Some(mut answer) = next {
+            next = answer.split_off_next();
+            check(bytes, &answer);
+        }
+    }
+
+    fn exchange(&self, bytes: &[u8]) -> Option<Raw> {
+        raw::exchange(self.registryd.base().strip_prefix("http://").unwrap(), bytes)
     }
 
     #[track_caller]

@@ -176,6 +176,21 @@ async fn referrers_of_a_manifest() {
     assert_eq!(digests(&index), [referrer.digest.as_str()]);
     world.database.sql(&format!("DELETE FROM tag WHERE name = '{tag}'"));
 
+    // What would be too much to read at once is Python's.
+    let swollen =
+        "UPDATE manifest SET manifest_bytes = repeat('x', 17000000) WHERE subject IS NOT NULL";
+    let kept = world.database.sql("SELECT manifest_bytes FROM manifest WHERE subject IS NOT NULL");
+    world.database.sql(swollen);
+    let (status, _, error) = referrers(&registryd, &world, subject).await;
+    assert_eq!(status, 405, "{error}");
+    assert!(error.to_string().contains("many_referrers"), "{error}");
+    world
+        .database
+        .sql(&format!("UPDATE manifest SET manifest_bytes = '{kept}' WHERE subject IS NOT NULL"));
+    // A digest of another kind is one of a manifest that is not there.
+    let (status, _, index) = referrers(&registryd, &world, "sha512:0a").await;
+    assert_eq!((status, index["manifests"].clone()), (200, json!([])));
+
     let statements = || registryd.metric("db_statements_total{route=\"referrers\"}");
     let before = statements();
     referrers(&registryd, &world, subject).await;

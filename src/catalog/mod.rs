@@ -29,7 +29,7 @@ pub use error::CatalogError;
 pub use keys::ServiceKey;
 pub use performer::{Entity, Performer, PerformerDetail};
 pub use pulls::{Blob, BlobLookup, Manifest, ManifestLookup, Repository, StoredAt};
-pub use referrers::{Referrer, Referrers};
+pub use referrers::{Referrer, Referrers, TooLarge};
 pub use repositories::{Beside, Caller, Listed};
 pub use roles::{NamespaceRole, Role};
 pub use scopes::{Authority, RepositoryState, ScopedRepository};

@@ -5,15 +5,15 @@ use tokio_postgres::types::Type;
 use super::connection::{Param, Session};
 use super::error::CatalogError;
 use super::pulls::{Repository, repository_columns, repository_named};
-use crate::oci::{Digest, RepoName};
+use crate::oci::RepoName;
 
 /// What was found for a referrers request.
 #[derive(Debug)]
 pub struct Referrers {
     /// The repository of the request.
     pub repository: Repository,
-    /// In the order in which they were pushed.
-    pub manifests: Vec<Referrer>,
+    /// In the order of their ids; none where they are too large together.
+    pub manifests: Result<Vec<Referrer>, TooLarge>,
     /// The manifest of the fallback tag, for clients from before the referrers API.
     pub fallback: Option<Referrer>,
 }
@@ -29,8 +29,13 @@ pub struct Referrer {
     pub bytes: String,
 }
 
+/// Manifests that would be more bytes than the caller takes, together.
+#[derive(Debug)]
+pub struct TooLarge;
+
 /// `$3` subject, `$4` artifact type or NULL, `$5` fallback tag, `$6` now in milliseconds, `$7`
-/// limit. Whether the referrers themselves are alive is not looked at, as in Quay.
+/// limit of rows, `$8` of bytes: beyond it none of them is sent. Whether the referrers themselves
+/// are alive is not looked at, as in Quay.
 const REFERRERS: &str = concat!(
     "WITH repo (id, namespace_id, visibility_id, kind_id, free, cached) AS (SELECT ",
     repository_columns!(),
@@ -43,55 +48,61 @@ const REFERRERS: &str = concat!(
              WHERE t.name = $5 AND NOT t.hidden \
              AND (t.lifetime_end_ms IS NULL OR t.lifetime_end_ms > $6)) \
      SELECT repo.id, repo.namespace_id, repo.visibility_id, repo.kind_id, repo.free, repo.cached, \
-         found.fallback, m.digest, m.media_type_id, m.manifest_bytes \
+         found.fallback, m.digest, m.media_type_id, \
+         CASE WHEN sum(octet_length(m.manifest_bytes)) OVER () <= $8 THEN m.manifest_bytes END \
      FROM repo LEFT JOIN found ON true LEFT JOIN manifest m ON m.id = found.id \
      ORDER BY found.fallback DESC, m.id LIMIT $7"
 );
 
-/// `$1` `repository.id`, `$2` digests.
+/// `$1` `repository.id`, `$2` digests, `$3` limit of bytes.
 const BY_DIGESTS: &str = "\
-    SELECT digest, media_type_id, manifest_bytes FROM manifest \
-    WHERE repository_id = $1 AND digest = ANY ($2)";
+    SELECT digest, media_type_id, \
+        CASE WHEN sum(octet_length(manifest_bytes)) OVER () <= $3 THEN manifest_bytes END \
+    FROM manifest WHERE repository_id = $1 AND digest = ANY ($2)";
 
 impl Session<'_> {
-    /// Up to `limit` manifests whose subject is `subject`, of one artifact type or of any; `None`
-    /// without a repository.
+    /// Up to `most` manifests whose subject is `subject`, of one artifact type or of any; `None`
+    /// without a repository. Together they have `most_bytes` at most.
     pub async fn referrers(
         &self,
         name: &RepoName,
-        subject: &Digest,
+        subject: &str,
         artifact_type: Option<&str>,
         now_ms: i64,
-        limit: i64,
+        (most, most_bytes): (i64, i64),
     ) -> Result<Option<Referrers>, CatalogError> {
-        let subject = subject.as_str();
         let fallback = subject.replacen(':', "-", 1);
-        let params: [Param<'_>; 7] = [
+        let params: [Param<'_>; 8] = [
             (&name.namespace, Type::TEXT),
             (&name.repository, Type::TEXT),
             (&subject, Type::TEXT),
             (&artifact_type, Type::TEXT),
             (&fallback, Type::TEXT),
             (&now_ms, Type::INT8),
-            (&limit, Type::INT8),
+            (&most, Type::INT8),
+            (&most_bytes, Type::INT8),
         ];
         let rows = self.query(REFERRERS, &params).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let enums = self.enums().await?;
         let repository = Repository::from_row(first, enums)?;
-        let mut found = Referrers { repository, manifests: Vec::new(), fallback: None };
+        let (mut manifests, mut fallback) = (Vec::new(), None);
         for row in rows.iter().filter(|row| row.get::<_, Option<String>>(7).is_some()) {
-            let referrer = Referrer {
-                digest: row.get(7),
-                media_type: enums.name("mediatype", row.get(8))?.to_owned(),
-                bytes: row.get(9),
+            let Some(bytes) = row.get(9) else {
+                return Ok(Some(Referrers {
+                    repository,
+                    manifests: Err(TooLarge),
+                    fallback: None,
+                }));
             };
+            let media_type = enums.name("mediatype", row.get(8))?.to_owned();
+            let referrer = Referrer { digest: row.get(7), media_type, bytes };
             match row.get::<_, i32>(6) {
-                0 => found.manifests.push(referrer),
-                _ => found.fallback = Some(referrer),
+                0 => manifests.push(referrer),
+                _ => fallback = Some(referrer),
             }
         }
-        Ok(Some(found))
+        Ok(Some(Referrers { repository, manifests: Ok(manifests), fallback }))
     }
 
     /// Those of `digests` that a repository has, in any order.
@@ -99,18 +110,18 @@ impl Session<'_> {
         &self,
         repository_id: i32,
         digests: &[&str],
-    ) -> Result<Vec<Referrer>, CatalogError> {
-        let params: [Param<'_>; 2] = [(&repository_id, Type::INT4), (&digests, Type::TEXT_ARRAY)];
+        most_bytes: i64,
+    ) -> Result<Result<Vec<Referrer>, TooLarge>, CatalogError> {
+        let params: [Param<'_>; 3] =
+            [(&repository_id, Type::INT4), (&digests, Type::TEXT_ARRAY), (&most_bytes, Type::INT8)];
         let enums = self.enums().await?;
         let rows = self.query(BY_DIGESTS, &params).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Referrer {
-                    digest: row.get(0),
-                    media_type: enums.name("mediatype", row.get(1))?.to_owned(),
-                    bytes: row.get(2),
-                })
-            })
-            .collect()
+        let mut found = Vec::new();
+        for row in &rows {
+            let Some(bytes) = row.get(2) else { return Ok(Err(TooLarge)) };
+            let media_type = enums.name("mediatype", row.get(1))?.to_owned();
+            found.push(Referrer { digest: row.get(0), media_type, bytes });
+        }
+        Ok(Ok(found))
     }
 }

@@ -42,7 +42,8 @@ const USER: &str =
 const ROBOT: &str = "SELECT id, username, enabled FROM \"user\" WHERE username = $1 AND robot";
 const APP_TOKEN: &str = "\
     SELECT u.id, u.username, u.enabled FROM appspecificauthtoken t \
-    JOIN \"user\" u ON u.id = t.user_id WHERE t.uuid = $1";
+    JOIN \"user\" u ON u.id = t.user_id WHERE t.uuid = $1 \
+    AND (t.expiration IS NULL OR t.expiration > LOCALTIMESTAMP)";
 const OAUTH_TOKEN: &str = "\
     SELECT u.id, u.username, u.enabled FROM oauthaccesstoken t \
     JOIN \"user\" u ON u.id = t.authorized_user_id WHERE t.uuid = $1";

@@ -9,16 +9,18 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::access::Access;
-use super::error::{ApiError, manifest_unknown, name_unknown};
+use super::error::{ApiError, name_unknown};
 use super::{App, Route, query};
 use crate::audit::push_python_string;
-use crate::catalog::{Referrer, Session};
-use crate::oci::Digest;
+use crate::catalog::{Referrer, Session, TooLarge};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Quay has no pages here. A subject with more referrers is Python's to list.
 const MOST: usize = 1000;
+
+/// And one whose referrers are larger than this together: all of them are read at once.
+const MOST_BYTES: i64 = 16 << 20;
 
 pub async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     if !app.shared.config.features.referrers_api {
@@ -32,27 +34,26 @@ pub async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
     let access = Access::check(&app, &request).await?;
     let wanted = query::value(request.query_string(), "artifactType");
     let db = app.catalog.session(access.route.name());
-    let subject = Digest::parse(request.match_info().query("digest"));
-    let Some(subject) = subject else {
-        let repository = db.repository(&access.name).await?;
-        access.permit(&app, repository.as_ref().map(|found| &found.repository))?;
-        return Err(manifest_unknown());
-    };
+    let subject = request.match_info().query("digest");
     let filter = wanted.as_deref();
     if filter.is_some_and(|filter| filter.contains('\0')) {
         return Err(super::error::invalid_request("artifactType has a NUL".to_owned()));
     }
-    let limit = MOST as i64 + 2;
+    // The fallback, and one more than is taken.
+    let most = (MOST as i64 + 2, MOST_BYTES);
+    let many = || app.decline(access.route.capability(), "many_referrers");
     let now_ms = Utc::now().timestamp_millis();
-    let found = db.referrers(&access.name, &subject, filter, now_ms, limit).await?;
+    let found = db.referrers(&access.name, subject, filter, now_ms, most).await?;
     access.permit(&app, found.as_ref().map(|found| &found.repository))?;
     let found = found.ok_or_else(name_unknown)?;
-    if found.manifests.len() > MOST {
-        return Err(app.decline(access.route.capability(), "many_referrers"));
+    let manifests = found.manifests.map_err(|TooLarge| many())?;
+    if manifests.len() > MOST {
+        return Err(many());
     }
-    let mut entries: Vec<Entry> = found.manifests.iter().map(Entry::of).collect();
+    let mut entries: Vec<Entry> = manifests.iter().map(Entry::of).collect();
     if let Some(fallback) = found.fallback.filter(|fallback| fallback.media_type == INDEX) {
         let more = listed_by_tag(db, found.repository.id, &fallback, &entries).await?;
+        let more = more.map_err(|TooLarge| many())?;
         let matches = |entry: &Entry| filter.is_none_or(|f| entry.artifact_type() == f);
         entries.extend(more.into_iter().filter(matches));
     }
@@ -70,7 +71,7 @@ async fn listed_by_tag(
     repository_id: i32,
     fallback: &Referrer,
     known: &[Entry],
-) -> Result<Vec<Entry>, ApiError> {
+) -> Result<Result<Vec<Entry>, TooLarge>, ApiError> {
     #[derive(Deserialize)]
     struct Index {
         manifests: Vec<Descriptor>,
@@ -79,16 +80,21 @@ async fn listed_by_tag(
     struct Descriptor {
         digest: String,
     }
-    let Ok(index) = serde_json::from_str::<Index>(&fallback.bytes) else { return Ok(Vec::new()) };
+    let Ok(index) = serde_json::from_str::<Index>(&fallback.bytes) else {
+        return Ok(Ok(Vec::new()));
+    };
     let fresh = |digest: &&str| !known.iter().any(|entry| entry.digest == **digest);
     let named = index.manifests.iter().map(|descriptor| descriptor.digest.as_str());
     let digests: Vec<&str> = named.filter(fresh).take(MOST).collect();
     if digests.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Ok(Vec::new()));
     }
-    let stored = db.manifests_by_digest(repository_id, &digests).await?;
+    let stored = match db.manifests_by_digest(repository_id, &digests, MOST_BYTES).await? {
+        Ok(stored) => stored,
+        Err(too_large) => return Ok(Err(too_large)),
+    };
     let of = |digest: &&str| stored.iter().find(|manifest| manifest.digest == **digest);
-    Ok(digests.iter().filter_map(of).map(Entry::of).collect())
+    Ok(Ok(digests.iter().filter_map(of).map(Entry::of).collect()))
 }
 
 /// A descriptor of the answer.

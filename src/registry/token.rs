@@ -19,8 +19,9 @@ const MAX_SCOPES: usize = 50;
 pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     app.check_capability(Route::Token)?;
     // By the name that is claimed: what Python is to check, we must not have checked before.
-    let claimed = Basic::parse(&latin1(&request, &header::AUTHORIZATION));
-    app.check_cohort(&request, None, claimed.as_ref().map(|basic| basic.username.as_str()))?;
+    let header = latin1(&request, &header::AUTHORIZATION);
+    let basic = Basic::parse(&header);
+    app.check_cohort(&request, None, basic.as_ref().map(|basic| basic.username.as_str()))?;
     let query = request.query_string();
     let scopes: Vec<String> = query::values(query, "scope").take(MAX_SCOPES + 1).collect();
     if scopes.len() > MAX_SCOPES {
@@ -35,7 +36,8 @@ pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResp
     // What cannot be read is refused, but only once the login is known to be good.
     let parsed: Vec<_> = scopes.iter().map(|scope| parse(&app, scope)).collect();
 
-    let identity = login(&app, &request, &parsed).await?;
+    let sent = (!header.is_empty()).then_some(basic);
+    let identity = login(&app, &request, sent, scopes.is_empty()).await?;
     if identity.is_none() && scopes.is_empty() {
         return Err(unauthorized(None, app.challenge()));
     }
@@ -75,24 +77,25 @@ fn parse(app: &App, scope: &str) -> Result<Option<ScopeRequest>, ApiError> {
     })
 }
 
-/// Who asks: nobody without an `Authorization` header.
+/// Who asks: nobody where no `Authorization` header was `sent`, and nobody good where it cannot be
+/// read. A login without a scope, `bare`, is logged.
 async fn login(
     app: &App,
     request: &HttpRequest,
-    scopes: &[Result<Option<ScopeRequest>, ApiError>],
+    sent: Option<Option<Basic>>,
+    bare: bool,
 ) -> Result<Option<Identity>, ApiError> {
     let config = &app.shared.config;
-    let header = latin1(request, &header::AUTHORIZATION);
-    if header.is_empty() {
+    let Some(basic) = sent else {
         return match config.features.anonymous_access {
             true => Ok(None),
             false => Err(app.anonymous_refused(Route::Token)),
         };
-    }
+    };
     // Decided before the password is looked at: Python will look at it too, and a wrong one
     // must be counted once.
     let decline = |reason| app.decline(Route::Token.capability(), reason);
-    let logs = scopes.is_empty() || config.audit.log_login_failures;
+    let logs = bare || config.audit.log_login_failures;
     if logs && config.audit.logs_model != "database" {
         return Err(decline("logs_model"));
     }
@@ -102,7 +105,7 @@ async fn login(
         false => app.anonymous_refused(Route::Token),
     };
     let invalid = || Some("Specified credentials are invalid".to_owned());
-    let Some(basic) = Basic::parse(&header) else { return Err(refused(invalid())) };
+    let Some(basic) = basic else { return Err(refused(invalid())) };
     match app.shared.logins.check(&app.catalog, &basic).await {
         Ok(identity) => Ok(Some(identity)),
         Err(LoginError::Invalid(refusal)) => {

@@ -48,6 +48,14 @@ impl Raw {
         Some(Raw { status, headers: headers.collect(), body: answer[end + 4..].to_vec() })
     }
 
+    /// The answer that came behind this one, to a request behind the first.
+    pub(super) fn split_off_next(&mut self) -> Option<Raw> {
+        let length = self.header("content-length").parse().ok()?;
+        let next = Raw::parse(self.body.get(length..)?)?;
+        self.body.truncate(length);
+        Some(next)
+    }
+
     pub(super) fn header(&self, name: &str) -> &str {
         let header = self.headers.iter().find(|(found, _)| found == name);
         header.map_or("", |(_, value)| value)

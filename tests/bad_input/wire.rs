@@ -150,7 +150,7 @@ proptest! {
             .prop_map(String::into_bytes),
     ]) {
         // Whatever it answers is looked at there.
-        Target::get().send(&bytes);
+        Target::get().send_several(&bytes);
     }
 }
 
