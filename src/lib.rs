@@ -1,7 +1,8 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `bundle`, `switches`, `auth`, `audit`, `catalog`, `blobs`, `config`, `telemetry`, `oci`.
+//! `serve`, `registry`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
+//! `config`, `telemetry`, `oci`.
 
 pub mod audit;
 pub mod auth;
@@ -9,6 +10,7 @@ pub mod blobs;
 pub mod bundle;
 pub mod catalog;
 pub mod config;
+pub mod events;
 pub mod oci;
 pub mod registry;
 pub mod serve;

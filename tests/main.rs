@@ -6,6 +6,7 @@ mod agreement;
 mod bad_input;
 mod bundle;
 mod database;
+mod events;
 mod faults;
 mod owner;
 mod passthrough;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 11] = [
+const ROOMS: [&str; 12] = [
     "serve",
     "registry",
     "bundle",
     "switches",
     "auth",
+    "events",
     "audit",
     "catalog",
     "blobs",

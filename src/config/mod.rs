@@ -8,6 +8,7 @@ mod db_params;
 mod db_uri;
 mod environment;
 mod reader;
+mod redis;
 mod report;
 mod s3;
 mod secret;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
+pub use redis::{Events, Redis, RedisAddress};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use s3::{S3, SignatureVersion};
 pub use secret::Secret;
@@ -53,6 +55,8 @@ pub struct Config {
     pub features: Features,
     /// The action log.
     pub audit: Audit,
+    /// Whom Redis tells what.
+    pub events: Events,
     /// How we log.
     pub logging: Logging,
     /// Our own settings.
@@ -90,6 +94,7 @@ impl Config {
             auth: settings::auth(r),
             features: settings::features(r),
             audit: settings::audit(r),
+            events: redis::events(r),
             logging: settings::logging(r),
             sidecar: sidecar::read(r),
         };

@@ -8,7 +8,8 @@ use super::access::Access;
 use super::error::{ApiError, manifest_unknown, name_unknown, tag_expired};
 use super::{App, Route};
 use crate::audit::{Pull, Reference};
-use crate::catalog::{Manifest, ManifestLookup};
+use crate::catalog::{Manifest, ManifestLookup, PerformerDetail};
+use crate::events::{Action, Pulled};
 use crate::oci::{Accept, is_tag};
 
 pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
@@ -84,6 +85,21 @@ async fn permit(
     permitted
 }
 
+/// Tells the rest of Quay: of a robot's pulls nobody's browser is told.
+fn tell(app: &App, pull: &Pull<'_>, manifest: &Manifest) {
+    let events = &app.shared.events;
+    let user = pull.performer.filter(|performer| performer.detail != PerformerDetail::Robot);
+    if let Some(performer) = user {
+        events.user_did(&performer.username, Action::Pull(pull.name));
+    }
+    let tag = match pull.reference {
+        Reference::Tag(tag) => Some(tag),
+        Reference::Digest(_) => None,
+    };
+    let repository_id = pull.repository.id;
+    events.pulled(Pulled { repository_id, tag, digest: &manifest.digest });
+}
+
 /// Logs the pull, then sends the stored bytes. HEAD logs too, as in Quay.
 async fn send(
     app: &App,
@@ -104,6 +120,7 @@ async fn send(
         media_type: &manifest.media_type,
     };
     app.shared.audit.pull(&pull, &app.client(request)).await?;
+    tell(app, &pull, manifest);
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, manifest.media_type.as_str()))
         .insert_header(("Docker-Content-Digest", manifest.digest.as_str()))

@@ -35,6 +35,7 @@ use crate::blobs::Storage;
 use crate::bundle::Blobs;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::events::Events;
 use crate::oci::NameRules;
 use crate::telemetry::Metrics;
 
@@ -76,6 +77,8 @@ pub struct Shared {
     pub instance_key: InstanceKey,
     /// Writes the action log.
     pub audit: Audit,
+    /// Tells the rest of Quay.
+    pub events: Events,
     /// Finds blobs.
     pub storage: Storage,
     /// Counts.

@@ -12,6 +12,7 @@ use crate::auth::{
     Basic, Declined, FailureLog, Grant, GrantError, Identity, LoginError, Refusal, ScopeError,
     ScopeRequest, TokenRequest, mint,
 };
+use crate::events::Action;
 
 /// Scopes in one request at most. Clients send one, or two when they mount a blob.
 const MAX_SCOPES: usize = 50;
@@ -51,6 +52,10 @@ pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResp
     }
     if let Some(identity) = identity.as_ref().filter(|_| scopes.is_empty()) {
         note_login(&app, &request, identity).await?;
+    }
+    if let Some(username) = identity.as_ref().and_then(Identity::username) {
+        let first = grants.first().map(|grant| (&grant.repository, grant.actions.as_slice()));
+        app.shared.events.user_did(username, Action::Token(first));
     }
     let token = mint(
         &app.shared.instance_key,

@@ -8,6 +8,8 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as Service, HttpServer, web};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::admin;
 use super::health::Health;
@@ -20,6 +22,7 @@ use crate::blobs::Storage;
 use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
+use crate::events::Events;
 use crate::oci::NameRules;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
 use crate::telemetry::Metrics;
@@ -78,7 +81,7 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     let drain = config.sidecar.drain;
-    let (mut parts, writer) = build(config)?;
+    let (mut parts, background) = build(config)?;
     parts.python = options.python.map(Arc::new);
     let mut bound = Vec::new();
     for listen in &options.listen {
@@ -100,7 +103,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
     let admin_handle = admin.handle();
     tokio::spawn(parts.health().first_look());
-    let mut running = tokio::task::JoinSet::new();
+    let mut running = JoinSet::new();
     for server in servers.into_iter().chain([admin]) {
         running.spawn(server);
     }
@@ -117,16 +120,32 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     admin_handle.stop(false).await;
     while running.join_next().await.is_some() {}
 
-    // The last handle to the queue goes with these; then the writer flushes and ends.
+    // The last handles to the queues go with these; then what waits in them is written.
     drop(parts);
-    if tokio::time::timeout(FLUSH, writer).await.is_err() {
-        tracing::error!("the action log was not flushed within {FLUSH:?}");
-    }
+    background.finish().await;
     match forced {
         0 => tracing::info!("stopped"),
         cut => tracing::warn!(cut, "stopped at the deadline, requests were cut off"),
     }
     Ok(())
+}
+
+/// Queues that are emptied while requests are answered, and to the last.
+struct Background {
+    writer: JoinHandle<()>,
+    messengers: JoinSet<()>,
+}
+
+impl Background {
+    async fn finish(mut self) {
+        if timeout(FLUSH, self.writer).await.is_err() {
+            tracing::error!("the action log was not flushed within {FLUSH:?}");
+        }
+        let sent = async { while self.messengers.join_next().await.is_some() {} };
+        if timeout(FLUSH, sent).await.is_err() {
+            tracing::warn!("the last messages for Redis were lost");
+        }
+    }
 }
 
 /// Everything that is built once a process.
@@ -153,7 +172,7 @@ impl Parts {
     }
 }
 
-fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeError> {
+fn build(config: Config) -> Result<(Parts, Background), ServeError> {
     let metrics = Arc::new(Metrics::default());
     let sidecar = &config.sidecar;
     let cores = || std::thread::available_parallelism().map_or(2, usize::from);
@@ -200,6 +219,7 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
         hashers,
         metrics.clone(),
     );
+    let (events, messengers) = Events::start(&config.events, &metrics);
     let shared = Shared {
         verifier,
         logins,
@@ -207,6 +227,7 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
         page_tokens,
         instance_key: InstanceKey::new(&config.keys.kid_path, &config.keys.key_path),
         audit: Audit::new(config.audit.clone(), read_only, batcher),
+        events,
         storage: Storage::new(&config.storage),
         broken: Default::default(),
         in_flight: InFlight::new(metrics.in_flight.clone()),
@@ -215,7 +236,8 @@ fn build(config: Config) -> Result<(Parts, tokio::task::JoinHandle<()>), ServeEr
         metrics,
         config,
     };
-    Ok((Parts { shared: Arc::new(shared), catalog, keys, python: None, workers }, writer))
+    let parts = Parts { shared: Arc::new(shared), catalog, keys, python: None, workers };
+    Ok((parts, Background { writer, messengers }))
 }
 
 fn registry_server(

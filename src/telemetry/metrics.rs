@@ -44,6 +44,15 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// A message for Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Message {
+    /// `user_events` or `pull_stats`.
+    pub sink: &'static str,
+    /// `sent` or `lost`.
+    pub outcome: &'static str,
+}
+
 /// Every metric of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -68,6 +77,8 @@ pub struct Metrics {
     pub audit_rows: Family<Outcome, Counter>,
     /// `audit_queue_length`: rows that wait for their commit.
     pub audit_queue: Gauge,
+    /// `redis_messages_total{sink,outcome}`: messages for the rest of Quay.
+    pub events: Family<Message, Counter>,
     /// `bearer_tokens_total{outcome}`: tokens presented.
     pub bearer_tokens: Family<Outcome, Counter>,
     /// `logins_total{outcome}`: passwords presented.
@@ -100,6 +111,7 @@ impl Default for Metrics {
             audit_batches: Family::default(),
             audit_rows: Family::default(),
             audit_queue: Gauge::default(),
+            events: Family::default(),
             bearer_tokens: Family::default(),
             logins: Family::default(),
             passed_through: Family::default(),
@@ -135,6 +147,7 @@ impl Metrics {
         r.register("audit_batches", "Group commits", self.audit_batches.clone());
         r.register("audit_rows", "Action log rows", self.audit_rows.clone());
         r.register("audit_queue_length", "Rows that wait for a commit", self.audit_queue.clone());
+        r.register("redis_messages", "Messages for the rest of Quay", self.events.clone());
         r.register("bearer_tokens", "Bearer tokens presented", self.bearer_tokens.clone());
         r.register("logins", "Passwords presented", self.logins.clone());
         r.register("blob_bytes", "Bytes of blobs read for clients", self.blob_bytes.clone());

@@ -173,6 +173,8 @@ async fn seed(db_uri: &str, storage: &Path, conf: &Path, hostname: &str) -> Fixt
         "AUTHENTICATION_TYPE": "Database",
         "LOGS_MODEL": "database",
         "FEATURE_REFERRERS_API": true,
+        // A Redis of this machine is not ours to tell things.
+        "FEATURE_USER_EVENTS": false,
     });
     let Value::Object(settings) = settings else { unreachable!("it is an object") };
 

@@ -124,3 +124,47 @@ fn warnings() {
         assert_eq!(keys, [(Severity::Warning, key)], "{lines}");
     }
 }
+
+/// What Redis is told is never needed to serve, so its maps cannot keep us from it.
+#[test]
+fn redis_maps_that_cannot_be_used_are_left_out() {
+    for (map, reason) in [
+        ("{port: 6379}", "it has no host"),
+        ("localhost", "expected a map, found text"),
+        ("{host: h, port: 0}", "port: 0 is out of range"),
+        ("{host: h, db: many}", "db: expected a whole number, found text"),
+        ("{host: h, ssl: true, ssl_cert_reqs: none}", "without a good certificate"),
+        ("{host: h, ssl: true, ssl_certfile: c}", "certificates of clients are not built"),
+    ] {
+        let loaded = with(&format!("USER_EVENTS_REDIS: {map}\n")).unwrap();
+        assert_eq!(loaded.config.events.user_events, None, "{map}");
+        let report = loaded.report.to_string();
+        let line = report.lines().find(|line| line.contains("nothing is sent there"));
+        assert!(line.is_some_and(|line| line.contains(reason)), "{map}: {report}");
+    }
+}
+
+#[test]
+fn redis_is_where_quay_says() {
+    let redis = |map: &str| {
+        with(&format!("USER_EVENTS_REDIS: {map}\n")).unwrap().config.events.user_events.unwrap()
+    };
+    let at = |host: &str, port| RedisAddress::Tcp(host.to_owned(), port);
+    let events = with("TESTING: false\n").unwrap().config.events;
+    let found = events.user_events.map(|redis| (redis.address, redis.db));
+    assert_eq!((found, events.pull_stats), (Some((at("localhost", 6379), 0)), None));
+    let events = with("FEATURE_IMAGE_PULL_STATS: true\n").unwrap().config.events;
+    assert_eq!(
+        events.pull_stats.map(|redis| (redis.address, redis.db)),
+        Some((at("localhost", 6379), 1))
+    );
+    let full = redis("{host: r, port: 7000, db: 3, username: u, password: s3cr3t-p4ssw0rd}");
+    assert_eq!((full.address, full.db, full.username.as_deref()), (at("r", 7000), 3, Some("u")));
+    assert_eq!(full.password.unwrap().expose(), PASSWORD);
+    assert_eq!(
+        redis("{unix_socket_path: /run/redis}").address,
+        RedisAddress::Unix("/run/redis".into())
+    );
+    let tls = redis("{host: r, ssl: true, ssl_ca_certs: /ca.pem}").address;
+    assert_eq!(tls, RedisAddress::Tls("r".to_owned(), 6379, Some("/ca.pem".into())));
+}
