@@ -1,5 +1,9 @@
 //! Pulling: what clients see, what it costs, what is logged.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
 use reqwest::header::{ACCEPT, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
@@ -227,6 +231,52 @@ async fn a_cold_read_is_one_statement() {
     }
 }
 
+/// A tag moves while many pull it: whoever asks after the move gets what it was moved to, and they
+/// still share statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_is_from_before_its_question() {
+    let world = Arc::new(World::new());
+    let registryd = world.registryd();
+    let image = &world.public;
+    let url = registryd.url(&by_tag(image));
+    let http = http();
+    let pull = || async {
+        let response = http.get(&url).header(ACCEPT, OCI).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        header(&response, "docker-content-digest").to_owned()
+    };
+    let over = AtomicBool::new(false);
+    let asked = AtomicUsize::new(0);
+    let crowd = async {
+        while !over.load(Ordering::Relaxed) {
+            join_all((0..20).map(|_| pull())).await;
+            asked.fetch_add(20, Ordering::Relaxed);
+        }
+    };
+    let moves = async {
+        for round in 0..20 {
+            let target = if round % 2 == 0 { &world.hidden } else { image };
+            let digest = &target.manifest.digest;
+            let sql = format!(
+                "UPDATE tag SET manifest_id = (SELECT id FROM manifest WHERE digest = '{digest}' \
+                     AND repository_id = {id}) WHERE name = '{tag}' AND repository_id = {id}",
+                id = image.repo_id,
+                tag = image.tag,
+            );
+            let world = world.clone();
+            tokio::task::spawn_blocking(move || world.database.sql(&sql)).await.unwrap();
+            let found = join_all((0..20).map(|_| pull())).await;
+            asked.fetch_add(20, Ordering::Relaxed);
+            assert!(found.iter().all(|found| found == digest), "{round}: {found:?}");
+        }
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(crowd, moves);
+    let statements = registryd.metric("db_statements_total{route=\"manifest_by_tag\"}");
+    let asked = asked.into_inner() as f64;
+    assert!(statements < asked, "{statements} statements for {asked} pulls");
+}
+
 #[tokio::test]
 async fn many_pulls_share_a_commit_and_a_lone_one_has_its_own() {
     let world = World::new();
@@ -244,7 +294,7 @@ async fn many_pulls_share_a_commit_and_a_lone_one_has_its_own() {
     let token = client.token.as_ref().unwrap();
     let pulls =
         (0..200).map(|_| http.get(registryd.url(&by_digest(image))).bearer_auth(token).send());
-    for answer in futures_util::future::join_all(pulls).await {
+    for answer in join_all(pulls).await {
         assert_eq!(answer.unwrap().status(), StatusCode::OK);
     }
     let commits = batches() - before;

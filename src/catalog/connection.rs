@@ -16,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::enums::Enums;
 use super::error::{CatalogError, chain};
+use super::pulls::Reads;
 use super::tls;
 use crate::config::{Database, Host, Sidecar, SslMode, Target};
 use crate::telemetry::Metrics;
@@ -30,6 +31,7 @@ pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 #[derive(Clone)]
 pub struct Catalog {
     pool: Pool,
+    pub(super) reads: Arc<Reads>,
     shared: Arc<Shared>,
 }
 
@@ -65,12 +67,18 @@ impl Catalog {
             metrics,
             enums: OnceCell::new(),
         });
-        Ok(Self { pool: pool(&shared, pool_size)?, shared })
+        Ok(Self { pool: pool(&shared, pool_size)?, reads: Arc::default(), shared })
     }
 
     /// The same database through a pool of its own.
     pub fn with_own_pool(&self, pool_size: usize) -> Result<Self, CatalogError> {
-        Ok(Self { pool: pool(&self.shared, pool_size)?, shared: self.shared.clone() })
+        let (pool, shared) = (pool(&self.shared, pool_size)?, self.shared.clone());
+        Ok(Self { pool, reads: Arc::default(), shared })
+    }
+
+    /// The longest wait for a connection.
+    pub(super) fn wait(&self) -> Duration {
+        self.shared.wait
     }
 
     /// Statements counted under `route`.
@@ -139,7 +147,7 @@ fn postgres(database: &Database) -> tokio_postgres::Config {
 /// The catalog on behalf of one route or one kind of background work.
 #[derive(Clone, Copy)]
 pub struct Session<'a> {
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
     pub(super) route: &'static str,
 }
 

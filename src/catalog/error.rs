@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 /// A statement that gave no result.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CatalogError {
     /// No connection, none in time, or it broke: the same request may work in a moment.
     #[error("database unavailable: {0}")]

@@ -1,7 +1,7 @@
 //! Quay's tables as functions. All SQL is in this room, each statement beside the row it fills.
 //!
-//! Nothing is cached but the lookup tables: Quay caches more (contract §3.10), but a statement
-//! here costs less than its cache does there, and so nothing that we answer is ever stale.
+//! Nothing is cached but the lookup tables. Quay caches more (contract §3.10); here requests that
+//! ask the same at the same time share a statement instead, so nothing that we answer is stale.
 
 mod accounts;
 mod action_log;
@@ -16,6 +16,7 @@ mod pulls;
 mod referrers;
 mod repositories;
 mod roles;
+mod rounds;
 pub mod schema;
 mod scopes;
 mod tags;

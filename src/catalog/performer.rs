@@ -4,7 +4,7 @@
 use tokio_postgres::Row;
 
 /// The entity named in a token's context (contract §2.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Entity {
     /// Nobody, or somebody that the token does not name.
     Anonymous,

@@ -1,6 +1,9 @@
 //! What a pull reads: a manifest by tag, a manifest by digest, a blob. One statement each.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use chrono::Utc;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -8,6 +11,7 @@ use super::connection::{Param, Session};
 use super::enums::Enums;
 use super::error::CatalogError;
 use super::performer::{Entity, Performer, per_entity};
+use super::rounds::Rounds;
 use crate::oci::{Digest, EMPTY_LAYER, RepoName};
 
 /// A repository that exists and is not marked for deletion (contract §3.3).
@@ -57,7 +61,7 @@ pub struct BlobLookup {
     /// The repository of the request.
     pub repository: Repository,
     /// The blob, if this repository has it.
-    pub blob: Option<Blob>,
+    pub blob: Option<Arc<Blob>>,
 }
 
 /// A blob's row and where its bytes are.
@@ -174,42 +178,76 @@ const REPOSITORY: &str = concat!(
     repository_named!()
 );
 
+/// What is asked of a pull, by many at once when a cluster starts.
+#[derive(Default)]
+pub(super) struct Reads {
+    manifests: Arc<Rounds<(RepoName, Wanted, Entity), Found<ManifestLookup>>>,
+    blobs: Arc<Rounds<(RepoName, Digest), Found<BlobLookup>>>,
+}
+
+/// What everybody in a round gets; `None` without a repository.
+pub type Found<T> = Option<Arc<T>>;
+
+/// Which manifest.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Wanted {
+    Tag(String),
+    Digest(String),
+}
+
 impl Session<'_> {
-    /// The manifest that `tag` points to at `now_ms`, or `None` without a repository.
+    /// The manifest that `tag` points to, or `None` without a repository.
     pub async fn manifest_by_tag(
         &self,
         name: &RepoName,
         tag: &str,
-        now_ms: i64,
         entity: &Entity,
-    ) -> Result<Option<ManifestLookup>, CatalogError> {
-        self.manifest(by_tag(entity), name, tag, now_ms, entity).await
+    ) -> Result<Found<ManifestLookup>, CatalogError> {
+        self.manifest(name, Wanted::Tag(tag.to_owned()), entity).await
     }
 
-    /// The manifest of this digest if it is alive at `now_ms`, or `None` without a repository.
+    /// The manifest of this digest if it is alive, or `None` without a repository.
     pub async fn manifest_by_digest(
         &self,
         name: &RepoName,
         digest: &str,
-        now_ms: i64,
         entity: &Entity,
-    ) -> Result<Option<ManifestLookup>, CatalogError> {
-        self.manifest(by_digest(entity), name, digest, now_ms, entity).await
+    ) -> Result<Found<ManifestLookup>, CatalogError> {
+        self.manifest(name, Wanted::Digest(digest.to_owned()), entity).await
     }
 
     async fn manifest(
         &self,
-        sql: &'static str,
         name: &RepoName,
-        reference: &str,
-        now_ms: i64,
+        wanted: Wanted,
+        entity: &Entity,
+    ) -> Result<Found<ManifestLookup>, CatalogError> {
+        let question = (name.clone(), wanted, entity.clone());
+        let (catalog, route, asked) = (self.catalog.clone(), self.route, question.clone());
+        let read = async move {
+            let (name, wanted, entity) = &asked;
+            let found = catalog.session(route).read_manifest(name, wanted, entity).await?;
+            Ok(found.map(Arc::new))
+        };
+        self.catalog.reads.manifests.ask(question, self.catalog.wait(), read).await
+    }
+
+    async fn read_manifest(
+        &self,
+        name: &RepoName,
+        wanted: &Wanted,
         entity: &Entity,
     ) -> Result<Option<ManifestLookup>, CatalogError> {
+        let (sql, reference) = match wanted {
+            Wanted::Tag(tag) => (by_tag(entity), tag),
+            Wanted::Digest(digest) => (by_digest(entity), digest),
+        };
+        let now_ms = Utc::now().timestamp_millis();
         let entity_reference = entity.reference();
         let mut params: Vec<Param<'_>> = vec![
             (&name.namespace, Type::TEXT),
             (&name.repository, Type::TEXT),
-            (&reference, Type::TEXT),
+            (reference, Type::TEXT),
             (&now_ms, Type::INT8),
         ];
         if let Some(reference) = &entity_reference {
@@ -236,17 +274,31 @@ impl Session<'_> {
     }
 
     /// The repository alone, as a lookup that finds no blob.
-    pub async fn repository(&self, name: &RepoName) -> Result<Option<BlobLookup>, CatalogError> {
+    pub async fn repository(&self, name: &RepoName) -> Result<Found<BlobLookup>, CatalogError> {
         let params: [Param<'_>; 2] =
             [(&name.namespace, Type::TEXT), (&name.repository, Type::TEXT)];
         let rows = self.query(REPOSITORY, &params).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let repository = Repository::from_row(row, self.enums().await?)?;
-        Ok(Some(BlobLookup { repository, blob: None }))
+        Ok(Some(Arc::new(BlobLookup { repository, blob: None })))
     }
 
     /// The blob of this digest as `name` sees it, or `None` without a repository.
     pub async fn blob(
+        &self,
+        name: &RepoName,
+        digest: &Digest,
+    ) -> Result<Found<BlobLookup>, CatalogError> {
+        let question = (name.clone(), digest.clone());
+        let (catalog, route, asked) = (self.catalog.clone(), self.route, question.clone());
+        let read = async move {
+            let (name, digest) = &asked;
+            Ok(catalog.session(route).read_blob(name, digest).await?.map(Arc::new))
+        };
+        self.catalog.reads.blobs.ask(question, self.catalog.wait(), read).await
+    }
+
+    async fn read_blob(
         &self,
         name: &RepoName,
         digest: &Digest,
@@ -276,6 +328,6 @@ impl Session<'_> {
                 blob.locations.push(enums.name("imagestoragelocation", location)?.to_owned());
             }
         }
-        Ok(Some(BlobLookup { repository, blob: Some(blob) }))
+        Ok(Some(BlobLookup { repository, blob: Some(Arc::new(blob)) }))
     }
 }

@@ -1,6 +1,8 @@
 //! `GET` and `HEAD` of `/v2/<name>/blobs/<digest>` (contract §1.6.5). Ranges are ours: Quay sends
 //! the whole blob whatever is asked for. Behind nginx it is nginx that sends the file.
 
+use std::sync::Arc;
+
 use actix_web::body::SizedStream;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError, web};
@@ -97,7 +99,7 @@ fn describe(response: &mut HttpResponseBuilder, digest: &Digest, cache: &'static
 struct Found {
     access: Access,
     digest: Digest,
-    blob: Blob,
+    blob: Arc<Blob>,
 }
 
 impl Found {
@@ -111,8 +113,8 @@ impl Found {
             // first.
             None => db.repository(&access.name).await?,
         };
-        access.permit(app, found.as_ref().map(|found| &found.repository))?;
-        let blob = found.and_then(|found| found.blob);
+        access.permit(app, found.as_deref().map(|found| &found.repository))?;
+        let blob = found.and_then(|found| found.blob.clone());
         let (digest, blob) = digest.zip(blob).ok_or_else(blob_unknown)?;
         if blob.locations.is_empty() {
             return Err(app.decline(access.route.capability(), "no_placement"));

@@ -2,7 +2,6 @@
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::Utc;
 
 use super::access::Access;
 use super::error::{ApiError, manifest_unknown, name_unknown, tag_expired};
@@ -19,9 +18,8 @@ pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
     }
     let access = check(&app, &request).await?;
     let db = app.catalog.session(access.route.name());
-    let now_ms = Utc::now().timestamp_millis();
-    let found = db.manifest_by_tag(&access.name, tag, now_ms, access.entity()).await?;
-    permit(&app, &request, &access, found.as_ref(), Reference::Tag(tag)).await?;
+    let found = db.manifest_by_tag(&access.name, tag, access.entity()).await?;
+    permit(&app, &request, &access, found.as_deref(), Reference::Tag(tag)).await?;
     let found = found.ok_or_else(name_unknown)?;
 
     let manifest = match &found.manifest {
@@ -43,9 +41,8 @@ pub async fn by_digest(
     let access = check(&app, &request).await?;
     let digest = request.match_info().query("digest");
     let db = app.catalog.session(access.route.name());
-    let now_ms = Utc::now().timestamp_millis();
-    let found = db.manifest_by_digest(&access.name, digest, now_ms, access.entity()).await?;
-    permit(&app, &request, &access, found.as_ref(), Reference::Digest(digest)).await?;
+    let found = db.manifest_by_digest(&access.name, digest, access.entity()).await?;
+    permit(&app, &request, &access, found.as_deref(), Reference::Digest(digest)).await?;
     let found = found.ok_or_else(name_unknown)?;
 
     let manifest = found.manifest.as_ref().ok_or_else(manifest_unknown)?;
