@@ -274,6 +274,8 @@ fn registry_server(
     .backlog(BACKLOG)
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
+    // A small blob is two writes, head and body: the second must not wait for the client's word.
+    .tcp_nodelay(true)
     .shutdown_timeout(sidecar.drain.as_secs())
     .disable_signals();
     for (socket, address, _) in sockets {

@@ -20,27 +20,23 @@ mod support {
     pub mod process;
     pub mod registry_fixture;
     mod rows;
+    pub mod stack;
     pub use postgres::{Cluster, Database, free_port};
     pub use process::{Folder, eventually};
 }
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bundle::backend::Backend;
 use bundle::http::Client;
-use bundle::quay::{Quay, Variant};
 use clap::Parser;
-use quay_sidecar::bundle::Supervisor;
-use support::process::{AtExit, PATIENCE, lock, signal, wait};
-use support::registry_fixture::Fixture;
-use support::{Cluster, Folder, eventually};
+use support::process::lock;
+use support::stack::{ACCEPT, Stack, TAG};
 
 #[derive(Parser)]
 #[command(name = "drill", about = "Flips, kills and stalls under load")]
@@ -61,138 +57,6 @@ struct Arguments {
     quick: bool,
 }
 
-const PULL: &str = "ROUTE_OWNER_CAP_V2_PULL";
-const ACCEPT: [(&str, &str); 1] = [("accept", support::images::OCI_MANIFEST)];
-const TAG: &str = "/v2/demo/public/manifests/latest";
-
-/// Fields are dropped in this order, after supervisord has ended.
-struct Stack {
-    binary: PathBuf,
-    supervisor: Supervisor,
-    supervisord: Child,
-    _at_exit: AtExit,
-    _python: Backend,
-    quay: Quay,
-    fixture: Fixture,
-    _seeded: Folder,
-    _cluster: Cluster,
-}
-
-impl Stack {
-    fn boot(binary: PathBuf) -> Stack {
-        let cluster = Cluster::start();
-        let seeded = Folder::new();
-        let (storage, conf) = (seeded.path().join("storage"), seeded.path().join("conf"));
-        fs::create_dir(&storage).unwrap();
-        fs::create_dir(&conf).unwrap();
-        let mut fixture = None;
-        cluster.template("drill", |database| {
-            fixture = Some(Fixture::seed(database.uri(), &storage, &conf, "registry.example"));
-        });
-        let fixture = fixture.expect("seeded").moved(&cluster.uri("drill"), &conf);
-
-        let quay = Quay::new(Variant { same_user: true, ..Variant::default() });
-        for file in ["config.yaml", "quay.pem", "quay.kid"] {
-            fs::copy(conf.join(file), quay.conf("stack").join(file)).unwrap();
-        }
-        let edit = |from: &str, to: &str| {
-            let text = quay.read("supervisord.conf").replace(from, to);
-            fs::write(quay.conf("supervisord.conf"), text).unwrap();
-        };
-        let nginx = format!("nginx -c {}", quay.conf("nginx/nginx.conf").display());
-        edit("/bin/sleep 1002", &nginx);
-        let python = Backend::start("python", &quay.python_socket());
-        let applied = run(Command::new(&binary).args(["bundle", "apply", "--hook"]), &quay);
-        assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
-        // A drill may run beside an installation.
-        edit(",nginx", ",nginx --admin-listen 127.0.0.1:0");
-
-        let log = fs::File::create(quay.root().join("supervisord.log")).unwrap();
-        let mut start = Command::new("supervisord");
-        start.arg("-c").arg(quay.conf("supervisord.conf")).current_dir(quay.root());
-        start.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        environment(&mut start, &quay);
-        let supervisord = start.spawn().expect("supervisord runs: install the package supervisor");
-        let stack = Stack {
-            binary,
-            supervisor: Supervisor::at(quay.bundle.tree.supervisor_socket(), PATIENCE),
-            _at_exit: AtExit::run(format!("kill {} 2>/dev/null", supervisord.id())),
-            supervisord,
-            _python: python,
-            quay,
-            fixture,
-            _seeded: seeded,
-            _cluster: cluster,
-        };
-        stack.until("python");
-        stack
-    }
-
-    /// Who answers a pull now.
-    fn owner(&self) -> String {
-        match Client::new(self.quay.port).send("GET", TAG, &ACCEPT, None) {
-            Ok(answer) if answer.status == 200 => answer.owner().to_owned(),
-            other => format!("{other:?}"),
-        }
-    }
-
-    fn until(&self, owner: &str) {
-        let log = || fs::read_to_string(self.quay.root().join("supervisord.log"));
-        eventually(
-            || (self.owner() == owner).then_some(()),
-            || format!("{owner} does not answer:\n{}", log().unwrap_or_default()),
-        );
-    }
-
-    /// When it was written and when it was applied, and what `quay switch set` says of that time.
-    fn flip(&self, owner: &'static str) -> Turn {
-        let written = Instant::now();
-        let mut set = Command::new(&self.binary);
-        let set = run(set.args(["switch", "set", &format!("{PULL}={owner}")]), &self.quay);
-        let took = said(&set)
-            .lines()
-            .find_map(|line| line.strip_prefix("applied after ")?.strip_suffix(" s")?.parse().ok());
-        let seconds = took.unwrap_or_else(|| panic!("not applied: {set:?}"));
-        let turn = Turn { owner, written, applied: Instant::now(), seconds };
-        self.until(owner);
-        turn
-    }
-
-    /// The process that supervisord runs as this program now.
-    fn pid(&self, program: &str) -> Option<String> {
-        let words = if program == "registryd" { "serve\0registryd" } else { "switch\0watch" };
-        let parent = self.supervisord.id();
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
-        let is = |pid: &&str| {
-            fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line.contains(words))
-        };
-        children.split_whitespace().find(is).map(str::to_owned)
-    }
-
-    /// Sends a signal to programs, and waits until others run in their place and rust answers.
-    fn disturb(&self, programs: &[&str], name: &str) {
-        let old: Vec<String> = programs
-            .iter()
-            .map(|program| self.pid(program).unwrap_or_else(|| panic!("no {program}")))
-            .collect();
-        for program in programs {
-            self.supervisor.signal(program, name).unwrap();
-        }
-        for (program, old) in programs.iter().zip(&old) {
-            let replaced = || {
-                self.pid(program).is_some_and(|pid| pid != *old)
-                    && self.supervisor.state(program).is_ok_and(|state| state == "RUNNING")
-            };
-            eventually(
-                || replaced().then_some(()),
-                || format!("{program}: no other process in the place of {old}"),
-            );
-        }
-        self.until("rust");
-    }
-}
-
 /// An owner, from the time that it was written as a switch.
 struct Turn {
     owner: &'static str,
@@ -202,31 +66,12 @@ struct Turn {
     seconds: f64,
 }
 
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // A stopped registryd would not hear that it is to end.
-        let _ = self.supervisor.signal("registryd", "CONT");
-        signal(&self.supervisord, "TERM");
-        wait(&mut self.supervisord, "supervisord");
+impl Turn {
+    fn flip(stack: &Stack, owner: &'static str) -> Turn {
+        let written = Instant::now();
+        let seconds = stack.switch(owner);
+        Turn { owner, written, applied: Instant::now(), seconds }
     }
-}
-
-fn environment(command: &mut Command, quay: &Quay) {
-    command
-        .env("QUAYRUN", quay.conf(""))
-        .env("QUAYCONF", quay.conf(""))
-        .env("QUAYDIR", quay.root())
-        .env("PYTHONPATH", "/nowhere")
-        .env("QUAY_SIDECAR_RUN", &quay.bundle.programs.run);
-}
-
-fn run(command: &mut Command, quay: &Quay) -> Output {
-    environment(command, quay);
-    command.output().expect("--quay is a program")
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn pause(time: Duration) {
@@ -381,7 +226,7 @@ fn story(stack: &Stack) {
     let tell = |when: &str| println!("{when:<36} {}", stack.owner());
     tell("before");
     for round in ["", " again"] {
-        stack.flip("rust");
+        Turn::flip(stack, "rust");
         tell(&format!("after the flip{round}"));
         if round.is_empty() {
             stack.supervisor.signal("registryd", "KILL").unwrap();
@@ -390,7 +235,7 @@ fn story(stack: &Stack) {
             stack.until("rust");
             tell("when it has started again");
         }
-        stack.flip("python");
+        Turn::flip(stack, "python");
         tell(&format!("after flipping back{round}"));
     }
 }
@@ -402,10 +247,10 @@ fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) -> Vec<Turn> {
     for flip in 0..flips {
         let due = Duration::from_secs_f64(minutes * 60.0 * f64::from(flip) / f64::from(flips));
         pause(due.saturating_sub(began.elapsed()));
-        turns.push(stack.flip(if flip % 2 == 0 { "rust" } else { "python" }));
+        turns.push(Turn::flip(stack, if flip % 2 == 0 { "rust" } else { "python" }));
     }
     // Nothing is checked after the last turn: kills and stalls move owners too.
-    turns.push(stack.flip("rust"));
+    turns.push(Turn::flip(stack, "rust"));
     let mut took: Vec<f64> = turns.iter().map(|turn| turn.seconds).collect();
     took.sort_by(f64::total_cmp);
     if let [least, .., most] = took[..] {
@@ -425,7 +270,8 @@ fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) -> Vec<Turn> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let stack = Stack::boot(arguments.quay.canonicalize().expect("--quay is a program"));
+    let stack =
+        Stack::boot(arguments.quay.canonicalize().expect("--quay is a program"), "", |_| ());
     let load = Load::start(&stack, arguments.rate);
     let turns = if arguments.quick {
         story(&stack);

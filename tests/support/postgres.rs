@@ -102,6 +102,14 @@ impl Cluster {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// How many connections an application has.
+    pub fn connections(&self, application: &str) -> f64 {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{application}'"
+        );
+        psql(&self.uri("postgres"), &count).trim().parse().expect("a count")
+    }
+
     /// An empty database.
     pub fn create(&self) -> Database {
         self.clone_template("template0")

@@ -26,17 +26,22 @@ pub enum Lifetime {
 
 impl Rows {
     pub async fn begin(db_uri: &str, storage: &Path) -> Rows {
-        let (client, connection) = tokio_postgres::connect(db_uri, NoTls)
-            .await
-            .unwrap_or_else(|e| panic!("{db_uri}: {e}"));
-        tokio::spawn(connection);
         let schema = quay_sidecar::catalog::schema::contract().ddl_postgres();
-        let rows = Rows { client, storage: storage.to_owned() };
-        rows.client.batch_execute("BEGIN").await.expect("BEGIN");
+        let rows = Rows::more(db_uri, storage).await;
         rows.client.batch_execute(&schema).await.expect("the schema of the contract");
         rows.insert("INSERT INTO imagestoragelocation (name) VALUES ('default') RETURNING id", &[])
             .await;
         rows
+    }
+
+    /// In a database that is filled already.
+    pub async fn more(db_uri: &str, storage: &Path) -> Rows {
+        let (client, connection) = tokio_postgres::connect(db_uri, NoTls)
+            .await
+            .unwrap_or_else(|e| panic!("{db_uri}: {e}"));
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN").await.expect("BEGIN");
+        Rows { client, storage: storage.to_owned() }
     }
 
     pub async fn commit(self) {
@@ -194,6 +199,36 @@ impl Rows {
              SELECT $1, $2, $3, $4, $5, $6, false, false, id FROM tagkind WHERE name = 'tag'
              RETURNING id",
             &[&name, &repository, &manifest, &(now - 120_000), &end, &hidden],
+        )
+        .await;
+    }
+
+    /// `secret` is encrypted.
+    pub async fn app_token(&mut self, user: i32, name: &str, secret: &str) {
+        self.insert(
+            "INSERT INTO appspecificauthtoken (user_id, uuid, title, created, token_name, token_secret)
+             VALUES ($1, $2, 'laptop', now(), $3, $4) RETURNING id",
+            &[&user, &Uuid::new_v4().to_string(), &name, &secret],
+        )
+        .await;
+    }
+
+    /// That may read what the user may; `code` is hashed.
+    pub async fn oauth_token(&mut self, user: i32, name: &str, code: &str) {
+        let application = self
+            .insert(
+                "INSERT INTO oauthapplication
+                     (client_id, redirect_uri, application_uri, organization_id, name, description)
+                 VALUES ('client', '', '', $1, 'ci', '') RETURNING id",
+                &[&user],
+            )
+            .await;
+        self.insert(
+            "INSERT INTO oauthaccesstoken (uuid, application_id, authorized_user_id, scope,
+                 token_type, expires_at, data, token_code, token_name)
+             VALUES ($1, $2, $3, 'repo:read', 'Bearer', now() + interval '1 day', '', $4, $5)
+             RETURNING id",
+            &[&Uuid::new_v4().to_string(), &application, &user, &code, &name],
         )
         .await;
     }

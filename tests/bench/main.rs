@@ -1,0 +1,143 @@
+//! What pulling costs, beside Debian's docker-registry, nginx and OpenSSL in the same run, and what
+//! storms of pulls meet: `bench --quay PATH --out DIR`. scripts/bench builds and runs it.
+//!
+//! Everything runs on this machine, load generator and PostgreSQL included, so only ratios within a
+//! run mean anything.
+
+#![allow(dead_code, unused_imports, reason = "shares the tests' support, which has more")]
+#![allow(unreachable_pub, missing_docs, reason = "public to this program alone")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+#[path = "../bundle"]
+mod bundle {
+    pub mod backend;
+    pub mod http;
+    pub mod quay;
+}
+#[path = "../support"]
+mod support {
+    pub mod images;
+    pub mod keys;
+    pub mod postgres;
+    pub mod process;
+    pub mod registry_fixture;
+    pub mod registryd;
+    pub mod rows;
+    pub mod stack;
+    pub use postgres::{Cluster, Database, free_port};
+    pub use process::{Folder, eventually};
+    pub use registryd::Registryd;
+}
+mod load;
+mod peers;
+mod report;
+mod storm;
+mod workload;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use load::{Load, Target};
+use report::Report;
+use support::stack::Stack;
+use support::{Registryd, free_port};
+use workload::Workload;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "What pulling costs, beside others in the same run")]
+struct Arguments {
+    /// The program under test
+    #[arg(long, value_name = "PATH")]
+    quay: PathBuf,
+    /// Where report.md, report.json and report.svg go
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Of each measurement
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// Measurements of each kind, in turn; the median counts
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Of the load generator
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// Only requests whose name contains this, and no storms
+    #[arg(long, value_name = "TEXT", conflicts_with = "storms")]
+    only: Option<String>,
+    /// Only the storms
+    #[arg(long)]
+    storms: bool,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let binary = arguments.quay.canonicalize().expect("--quay is a program");
+    let mut workload = None;
+    let files = free_port();
+    let stack = Stack::boot(binary, &peers::file_server(files), |fixture| {
+        workload = Some(Workload::seed(fixture));
+    });
+    let workload = workload.expect("seeded");
+    stack.set("ROUTE_OWNER_CAP_V2_AUTH=rust");
+    stack.switch("rust");
+    let mut report = Report::new(arguments.connections, arguments.seconds, arguments.rounds);
+    if !arguments.storms {
+        steady(&arguments, &stack, files, &workload, &mut report);
+    }
+    if arguments.only.is_none() {
+        for storm in storm::all(&stack, &workload) {
+            report.storm(storm);
+        }
+    }
+    report.write(&arguments.out);
+}
+
+/// Every kind of request, to everybody who can answer it, turn and turn about.
+fn steady(
+    arguments: &Arguments,
+    stack: &Stack,
+    files: u16,
+    workload: &Workload,
+    report: &mut Report,
+) {
+    let registryd = Registryd::start(&stack.fixture.conf, &[]);
+    let docker = peers::DockerRegistry::start(workload);
+    let load = Load {
+        seconds: Duration::from_secs(arguments.seconds.into()),
+        connections: arguments.connections,
+    };
+    let direct = registryd.base().to_owned();
+    let nginx = format!("http://127.0.0.1:{}", stack.quay.port);
+    let files = format!("http://127.0.0.1:{files}");
+    let only = arguments.only.as_deref().unwrap_or_default();
+    let rows = workload.rows(&stack.fixture, &registryd);
+    for row in rows.iter().filter(|row| row.name.contains(only)) {
+        let mut targets = vec![Target::new("registryd", &direct, &row.path, &row.headers)];
+        if row.through_nginx {
+            targets.push(Target::new("registryd, nginx", &nginx, &row.path, &row.headers));
+        }
+        if let Some(path) = &row.docker {
+            targets.push(Target::new("docker-registry", &docker.base, path, &row.headers[..1]));
+        }
+        if let Some(path) = &row.file {
+            targets.push(Target::new("nginx, its own file", &files, path, &[]));
+        }
+        let mut rounds = vec![Vec::new(); targets.len()];
+        for round in 1..=arguments.rounds {
+            eprintln!("==> {}, round {round} of {}", row.name, arguments.rounds);
+            for (target, runs) in targets.iter().zip(&mut rounds) {
+                let before = registryd.metric("db_statements_total");
+                let mut run = load.run(target, row.connections);
+                let statements = registryd.metric("db_statements_total") - before;
+                run.statements = statements / run.requests;
+                runs.push(run);
+            }
+        }
+        for (target, runs) in targets.iter().zip(rounds) {
+            report.row(&row.name, target.who, runs);
+        }
+    }
+    report.signatures(peers::openssl_signatures());
+    report.registryd(&registryd, &stack.cluster);
+}

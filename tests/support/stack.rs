@@ -1,0 +1,190 @@
+//! A stand-in Quay that runs: PostgreSQL, a seeded registry, nginx and supervisord with the bundle in
+//! it, and a stand-in for Python.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use quay_sidecar::bundle::Supervisor;
+
+use super::process::{AtExit, PATIENCE, signal, wait};
+use super::registry_fixture::Fixture;
+use super::{Cluster, Folder, eventually};
+use crate::bundle::backend::Backend;
+use crate::bundle::http::Client;
+use crate::bundle::quay::{Quay, Variant};
+
+/// The switch that is flipped.
+pub const PULL: &str = "ROUTE_OWNER_CAP_V2_PULL";
+
+/// What is asked to see who answers.
+pub const TAG: &str = "/v2/demo/public/manifests/latest";
+
+pub const ACCEPT: [(&str, &str); 1] = [("accept", super::images::OCI_MANIFEST)];
+
+/// Fields are dropped in this order, after supervisord has ended.
+pub struct Stack {
+    binary: PathBuf,
+    pub supervisor: Supervisor,
+    supervisord: Child,
+    _at_exit: AtExit,
+    _python: Backend,
+    pub quay: Quay,
+    pub fixture: Fixture,
+    _seeded: Folder,
+    pub cluster: Cluster,
+}
+
+impl Stack {
+    /// With python as the owner of everything. `more` adds to the database and the storage, `server`
+    /// to nginx's configuration: what belongs into `http`, with `@STORAGE@` for the storage.
+    pub fn boot(binary: PathBuf, server: &str, more: impl FnOnce(&Fixture)) -> Stack {
+        let cluster = Cluster::start();
+        let seeded = Folder::new();
+        let (storage, conf) = (seeded.path().join("storage"), seeded.path().join("conf"));
+        fs::create_dir(&storage).unwrap();
+        fs::create_dir(&conf).unwrap();
+        let mut fixture = None;
+        cluster.template("drill", |database| {
+            let seeded = Fixture::seed(database.uri(), &storage, &conf, "registry.example");
+            more(&seeded);
+            fixture = Some(seeded);
+        });
+        let fixture = fixture.expect("seeded").moved(&cluster.uri("drill"), &conf);
+
+        let quay = Quay::new(Variant { same_user: true, ..Variant::default() });
+        for file in ["config.yaml", "quay.pem", "quay.kid"] {
+            fs::copy(conf.join(file), quay.conf("stack").join(file)).unwrap();
+        }
+        let main = quay.read("nginx/nginx.conf");
+        let server = server.replace("@STORAGE@", storage.to_str().expect("our own folder"));
+        let main = format!("{}{server}}}\n", main.trim_end().trim_end_matches('}'));
+        fs::write(quay.conf("nginx/nginx.conf"), main).unwrap();
+        let edit = |from: &str, to: &str| {
+            let text = quay.read("supervisord.conf").replace(from, to);
+            fs::write(quay.conf("supervisord.conf"), text).unwrap();
+        };
+        let nginx = format!("nginx -c {}", quay.conf("nginx/nginx.conf").display());
+        edit("/bin/sleep 1002", &nginx);
+        let python = Backend::start("python", &quay.python_socket());
+        let applied = run(Command::new(&binary).args(["bundle", "apply", "--hook"]), &quay);
+        assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
+        // A drill may run beside an installation.
+        edit(",nginx", ",nginx --admin-listen 127.0.0.1:0");
+
+        let log = fs::File::create(quay.root().join("supervisord.log")).unwrap();
+        let mut start = Command::new("supervisord");
+        start.arg("-c").arg(quay.conf("supervisord.conf")).current_dir(quay.root());
+        start.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        environment(&mut start, &quay);
+        let supervisord = start.spawn().expect("supervisord runs: install the package supervisor");
+        let stack = Stack {
+            binary,
+            supervisor: Supervisor::at(quay.bundle.tree.supervisor_socket(), PATIENCE),
+            _at_exit: AtExit::run(format!("kill {} 2>/dev/null", supervisord.id())),
+            supervisord,
+            _python: python,
+            quay,
+            fixture,
+            _seeded: seeded,
+            cluster,
+        };
+        stack.until("python");
+        stack
+    }
+
+    /// Who answers a pull now.
+    pub fn owner(&self) -> String {
+        match Client::new(self.quay.port).send("GET", TAG, &ACCEPT, None) {
+            Ok(answer) if answer.status == 200 => answer.owner().to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    pub fn until(&self, owner: &str) {
+        let log = || fs::read_to_string(self.quay.root().join("supervisord.log"));
+        eventually(
+            || (self.owner() == owner).then_some(()),
+            || format!("{owner} does not answer:\n{}", log().unwrap_or_default()),
+        );
+    }
+
+    /// Gives pulls to an owner and waits until it answers. Returns the seconds from the switch's file
+    /// to its effect, as `quay switch set` measured them.
+    pub fn switch(&self, owner: &str) -> f64 {
+        let seconds = self.set(&format!("{PULL}={owner}"));
+        self.until(owner);
+        seconds
+    }
+
+    /// Sets any switch.
+    pub fn set(&self, switch: &str) -> f64 {
+        let mut set = Command::new(&self.binary);
+        let set = run(set.args(["switch", "set", switch]), &self.quay);
+        let took = said(&set)
+            .lines()
+            .find_map(|line| line.strip_prefix("applied after ")?.strip_suffix(" s")?.parse().ok());
+        took.unwrap_or_else(|| panic!("not applied: {set:?}"))
+    }
+
+    /// The process that supervisord runs as this program now.
+    pub fn pid(&self, program: &str) -> Option<String> {
+        let words = if program == "registryd" { "serve\0registryd" } else { "switch\0watch" };
+        let parent = self.supervisord.id();
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        let is = |pid: &&str| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains(words))
+        };
+        children.split_whitespace().find(is).map(str::to_owned)
+    }
+
+    /// Sends a signal to programs, and waits until others run in their place and rust answers.
+    pub fn disturb(&self, programs: &[&str], name: &str) {
+        let old: Vec<String> = programs
+            .iter()
+            .map(|program| self.pid(program).unwrap_or_else(|| panic!("no {program}")))
+            .collect();
+        for program in programs {
+            self.supervisor.signal(program, name).unwrap();
+        }
+        for (program, old) in programs.iter().zip(&old) {
+            let replaced = || {
+                self.pid(program).is_some_and(|pid| pid != *old)
+                    && self.supervisor.state(program).is_ok_and(|state| state == "RUNNING")
+            };
+            eventually(
+                || replaced().then_some(()),
+                || format!("{program}: no other process in the place of {old}"),
+            );
+        }
+        self.until("rust");
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // A stopped registryd would not hear that it is to end.
+        let _ = self.supervisor.signal("registryd", "CONT");
+        signal(&self.supervisord, "TERM");
+        wait(&mut self.supervisord, "supervisord");
+    }
+}
+
+fn environment(command: &mut Command, quay: &Quay) {
+    command
+        .env("QUAYRUN", quay.conf(""))
+        .env("QUAYCONF", quay.conf(""))
+        .env("QUAYDIR", quay.root())
+        .env("PYTHONPATH", "/nowhere")
+        .env("QUAY_SIDECAR_RUN", &quay.bundle.programs.run);
+}
+
+fn run(command: &mut Command, quay: &Quay) -> Output {
+    environment(command, quay);
+    command.output().expect("--quay is a program")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
