@@ -55,7 +55,8 @@ impl Load {
         let script = std::env::temp_dir().join(format!("quay-bench-{}.lua", std::process::id()));
         fs::write(&script, SCRIPT).expect("a temporary file");
         let mut wrk = Command::new("wrk");
-        wrk.arg("-t1").arg(format!("-c{}", connections.unwrap_or(self.connections)));
+        wrk.args(["-t1", "--timeout", "10s"])
+            .arg(format!("-c{}", connections.unwrap_or(self.connections)));
         wrk.arg(format!("-d{}s", self.seconds.as_secs())).arg("-s").arg(&script);
         for header in &target.headers {
             wrk.args(["-H", header]);

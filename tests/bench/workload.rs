@@ -110,7 +110,7 @@ impl Workload {
                 path,
                 headers: vec![accept.clone(), bearer.clone()],
                 through_nginx: true,
-                connections: None,
+                connections: (*name == "10 MiB").then_some(8),
                 file: Some(file_path(&fixture.storage, fixture, &blob.digest)),
             });
         }
