@@ -28,7 +28,10 @@ struct Served {
 
 impl Served {
     fn new(variant: Variant) -> Served {
-        let quay = Quay::new(variant);
+        Served::at_boot(Quay::new(variant))
+    }
+
+    fn at_boot(quay: Quay) -> Served {
         quay.boot();
         quay.flag("v2_pull", true);
         let prefix = quay.run().blob_prefix().unwrap();
@@ -120,6 +123,19 @@ fn nothing_but_the_two_shapes() {
     for method in ["GET", "HEAD", "PUT"] {
         assert_eq!(send(port, method, &served.at(&served.path), &[]).status, 404, "{method}");
     }
+}
+
+/// Links in the storage are not followed; what leads to it is the operator's own.
+#[test]
+fn the_storage_may_lie_behind_a_link() {
+    let mut quay = Quay::new(Variant::default());
+    let link = quay.root().join("datastorage");
+    std::os::unix::fs::symlink(quay.root().join("storage"), &link).unwrap();
+    quay.bundle.blob_roots = vec![(0, link)];
+    let served = Served::at_boot(quay);
+    let answer = send(served.quay.port, "GET", BLOB, &[(ACCEL, &served.at(&served.path))]);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.body == served.content, "streamed instead: {:?}", answer.headers);
 }
 
 #[test]
