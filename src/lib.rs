@@ -2,7 +2,7 @@
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
 //! `serve`, `registry`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
-//! `config`, `telemetry`, `oci`.
+//! `config`, `telemetry`, `oci`, `rounds`.
 
 pub mod audit;
 pub mod auth;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod events;
 pub mod oci;
 pub mod registry;
+pub mod rounds;
 pub mod serve;
 pub mod switches;
 pub mod telemetry;

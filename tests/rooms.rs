@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 12] = [
+const ROOMS: [&str; 13] = [
     "serve",
     "registry",
     "bundle",
@@ -19,6 +19,7 @@ const ROOMS: [&str; 12] = [
     "config",
     "telemetry",
     "oci",
+    "rounds",
 ];
 
 #[test]

@@ -7,12 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use futures_util::stream;
 
 use crate::oci::Span;
+use crate::rounds::Rounds;
 
 /// Bytes read at a time for one client.
 const CHUNK: RangeInclusive<usize> = 8 * 1024..=64 * 1024;
@@ -56,6 +58,28 @@ pub struct LocalBlob {
     file: File,
     /// Its length in bytes.
     pub length: u64,
+}
+
+/// Looks at the files of blobs that nginx is about to send: they must be there, whole.
+#[derive(Clone, Default)]
+pub struct Looks(Arc<Rounds<(PathBuf, Option<u64>), Looked>>);
+
+/// Whether the file is there, whole.
+pub type Looked = Result<(), Arc<LocalError>>;
+
+/// How long a look may wait for the one before it.
+const LOOK: Duration = Duration::from_secs(2);
+
+impl Looks {
+    /// Those who look at the same file at the same time look at it together.
+    pub async fn look(&self, path: PathBuf, expected: Option<u64>) -> Looked {
+        let file = path.clone();
+        let look = async move {
+            let opened = LocalBlob::open(file, expected).await;
+            opened.map(drop).map_err(Arc::new)
+        };
+        self.0.ask((path, expected), LOOK, look).await
+    }
 }
 
 impl LocalBlob {

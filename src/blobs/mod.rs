@@ -6,7 +6,7 @@ mod s3;
 
 use std::path::Path;
 
-pub use local::{LocalBlob, LocalError};
+pub use local::{LocalBlob, LocalError, Looks};
 pub use path::BlobPath;
 pub use s3::presigned;
 

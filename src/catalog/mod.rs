@@ -16,7 +16,6 @@ mod pulls;
 mod referrers;
 mod repositories;
 mod roles;
-mod rounds;
 pub mod schema;
 mod scopes;
 mod tags;

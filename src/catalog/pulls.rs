@@ -11,8 +11,8 @@ use super::connection::{Param, Session};
 use super::enums::Enums;
 use super::error::CatalogError;
 use super::performer::{Entity, Performer, per_entity};
-use super::rounds::Rounds;
 use crate::oci::{Digest, EMPTY_LAYER, RepoName};
+use crate::rounds::Rounds;
 
 /// A repository that exists and is not marked for deletion (contract §3.3).
 #[derive(Debug)]
@@ -181,9 +181,11 @@ const REPOSITORY: &str = concat!(
 /// What is asked of a pull, by many at once when a cluster starts.
 #[derive(Default)]
 pub(super) struct Reads {
-    manifests: Arc<Rounds<(RepoName, Wanted, Entity), Found<ManifestLookup>>>,
-    blobs: Arc<Rounds<(RepoName, Digest), Found<BlobLookup>>>,
+    manifests: Arc<Rounds<(RepoName, Wanted, Entity), Answer<ManifestLookup>>>,
+    blobs: Arc<Rounds<(RepoName, Digest), Answer<BlobLookup>>>,
 }
+
+type Answer<T> = Result<Found<T>, CatalogError>;
 
 /// What everybody in a round gets; `None` without a repository.
 pub type Found<T> = Option<Arc<T>>;

@@ -1,6 +1,7 @@
 //! `GET` and `HEAD` of `/v2/<name>/blobs/<digest>` (contract §1.6.5). Ranges are ours: Quay sends
 //! the whole blob whatever is asked for. Behind nginx it is nginx that sends the file.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix_web::body::SizedStream;
@@ -45,14 +46,17 @@ pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespon
     if let Some(storage) = found.bucket(&app)? {
         return found.elsewhere(storage);
     }
-    // nginx would send whatever is there: whether it is the blob is held against the catalog first.
-    let file = found.open(&app).await?;
-    let length = file.length;
     let mut response = HttpResponse::Ok();
     describe(&mut response, &found.digest, CACHE_GET);
     if let Some(redirect) = found.redirect(&app, &request) {
+        // nginx would send whatever is there: whether it is the blob is looked at first.
+        let (root, path) = found.file(&app)?;
+        let looked = app.looks.look(path, found.blob.size).await;
+        looked.map_err(|error| found.unreadable(root, &error))?;
         return Ok(response.insert_header((ACCEL_REDIRECT, redirect)).finish());
     }
+    let file = found.open(&app).await?;
+    let length = file.length;
     let mut span = Span { offset: 0, length };
     if let Some(range) = range(&request) {
         let Some(part) = range.within(length) else { return Ok(unsatisfiable(length)) };
@@ -157,31 +161,41 @@ impl Found {
     }
 
     async fn open(&self, app: &App) -> Result<LocalBlob, ApiError> {
+        let (root, path) = self.file(app)?;
+        let opened = LocalBlob::open(path, self.blob.size).await;
+        opened.map_err(|error| self.unreadable(root, &error))
+    }
+
+    /// The root of its storage on this machine, and its file there.
+    fn file<'a>(&self, app: &'a App) -> Result<(&'a Path, PathBuf), ApiError> {
         let Self { access, digest, blob } = self;
-        let root = match app.shared.storage.source(&blob.locations) {
-            Source::Local(root) => root,
+        match app.shared.storage.source(&blob.locations) {
+            Source::Local(root) => Ok((root, self.path()?.below(root))),
             Source::S3(_) | Source::Unsupported(_) => {
-                return Err(app.decline(access.route.capability(), "storage_driver"));
+                Err(app.decline(access.route.capability(), "storage_driver"))
             }
             Source::Unknown => {
                 let locations = blob.locations.join(", ");
-                return Err(ApiError::Internal(format!(
+                Err(ApiError::Internal(format!(
                     "{digest} is at {locations}, which DISTRIBUTED_STORAGE_CONFIG does not name"
-                )));
+                )))
             }
-        };
-        let path = self.path()?.below(root);
-        LocalBlob::open(path, blob.size).await.map_err(|error| match error {
+        }
+    }
+
+    fn unreadable(&self, root: &Path, error: &LocalError) -> ApiError {
+        match error {
             LocalError::Missing(_) if !root.is_dir() => {
                 ApiError::Unavailable(format!("{error}, with all of its storage"))
             }
             LocalError::Missing(_) => {
-                tracing::error!(%error, repo = %access.name, %digest, "blob is in the catalog only");
+                let (repo, digest) = (&self.access.name, &self.digest);
+                tracing::error!(%error, %repo, %digest, "blob is in the catalog only");
                 blob_unknown()
             }
             LocalError::Damaged { .. } => ApiError::Internal(error.to_string()),
             LocalError::Io { .. } => ApiError::Unavailable(error.to_string()),
-        })
+        }
     }
 
     /// What makes nginx send the file, unless it has tried and asks us to.

@@ -31,7 +31,7 @@ pub use {python::Python, python::instead};
 
 use crate::audit::Audit;
 use crate::auth::{Authorizer, InstanceKey, Logins, PageTokens, ScopeParser, Verifier};
-use crate::blobs::Storage;
+use crate::blobs::{Looks, Storage};
 use crate::bundle::Blobs;
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -49,6 +49,8 @@ pub struct App {
     pub behind_nginx: bool,
     /// How nginx is told to send a file itself, where it has the location for that.
     pub sendfile: Option<Arc<Blobs>>,
+    /// Looks at files before nginx sends them.
+    pub looks: Looks,
     /// Where Python can be asked directly.
     pub python: Option<Arc<Python>>,
     /// Whose requests are ours, where a canary says so.

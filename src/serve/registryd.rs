@@ -18,7 +18,7 @@ use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
 };
-use crate::blobs::Storage;
+use crate::blobs::{Looks, Storage};
 use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
@@ -259,7 +259,8 @@ fn registry_server(
         let catalog = catalog.with_own_pool(pool).unwrap_or_else(|_| catalog.clone());
         let (sendfile, cohort) = (sendfile.clone(), cohort.clone());
         let python = python.clone();
-        let app = App { catalog, behind_nginx, sendfile, python, cohort, shared: shared.clone() };
+        let (looks, shared) = (Looks::default(), shared.clone());
+        let app = App { catalog, behind_nginx, sendfile, looks, python, cohort, shared };
         Service::new()
             .app_data(web::Data::new(app))
             .wrap(from_fn(registry::normalise))

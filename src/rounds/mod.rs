@@ -1,6 +1,6 @@
-//! Reads in rounds: while a statement runs, whoever asks the same gathers, and the next statement
-//! answers them all. As with group commit, a lone request waits for nobody, and a storm of them
-//! costs a handful of statements.
+//! Questions in rounds: while one is being answered, whoever asks the same gathers, and the next
+//! answer is for them all. As with group commit, a lone request waits for nobody, and a storm costs
+//! a handful of statements.
 //!
 //! This is no cache: every answer is read after it was asked for, so none is ever stale.
 
@@ -14,13 +14,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
 
-use super::error::CatalogError;
-
-type Answer<V> = Result<V, CatalogError>;
-type Asking<V> = Pin<Box<dyn Future<Output = Answer<V>> + Send>>;
+type Asking<V> = Pin<Box<dyn Future<Output = V> + Send>>;
 
 /// Questions that are being asked, and who answers them.
-pub(super) struct Rounds<K, V> {
+pub struct Rounds<K, V> {
     /// Of every question the round that began last, or is yet to begin.
     latest: Mutex<HashMap<K, Round<V>>>,
 }
@@ -45,9 +42,9 @@ where
 {
     /// What the next round of `key` finds: `read` asks, unless somebody's does already that has
     /// not begun. The round before is waited for, but not for longer than `patience`.
-    pub(super) async fn ask<F>(self: &Arc<Self>, key: K, patience: Duration, read: F) -> Answer<V>
+    pub async fn ask<F>(self: &Arc<Self>, key: K, patience: Duration, read: F) -> V
     where
-        F: Future<Output = Answer<V>> + Send + 'static,
+        F: Future<Output = V> + Send + 'static,
     {
         let answer = self.next_round(key, patience, read);
         answer.await
@@ -55,7 +52,7 @@ where
 
     fn next_round<F>(self: &Arc<Self>, key: K, patience: Duration, read: F) -> Shared<Asking<V>>
     where
-        F: Future<Output = Answer<V>> + Send + 'static,
+        F: Future<Output = V> + Send + 'static,
     {
         let mut latest = self.latest();
         let last = latest.get(&key).and_then(|round| Some((round.answer.upgrade()?, &round.begun)));
@@ -70,6 +67,8 @@ where
                 // Whatever becomes of it is for those who asked then.
                 let _ = tokio::time::timeout(patience, before).await;
             }
+            // Whoever has arrived together with the first of them is read from its socket now.
+            tokio::task::yield_now().await;
             place.begun.store(true, Ordering::Release);
             read.await
         });
@@ -133,9 +132,9 @@ mod tests {
             let read = async move {
                 let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
                 may_end.acquire().await.unwrap().forget();
-                Ok(number)
+                number
             };
-            self.rounds.ask(key, self.patience, read).await.unwrap()
+            self.rounds.ask(key, self.patience, read).await
         }
 
         fn begun(&self) -> usize {
@@ -143,15 +142,14 @@ mod tests {
         }
     }
 
-    /// Polls it once.
+    /// Polls it until its read has begun, or it waits for the round before.
     async fn begin<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
-        std::future::poll_fn(|context| {
-            std::task::Poll::Ready(match Pin::new(&mut *future).poll(context) {
-                std::task::Poll::Ready(value) => Some(value),
-                std::task::Poll::Pending => None,
-            })
-        })
-        .await
+        let mut value = None;
+        for _ in 0..2 {
+            value = value.or_else(|| Pin::new(&mut *future).now_or_never());
+            tokio::task::yield_now().await;
+        }
+        value
     }
 
     #[tokio::test]
