@@ -1,5 +1,7 @@
 //! Pulling: what clients see, what it costs, what is logged.
 
+mod media_types;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -4,6 +4,8 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use reqwest::{Response, StatusCode};
 use serde_json::json;
 
@@ -165,7 +167,7 @@ async fn an_image_is_pulled_through_redirects() {
     assert_eq!(std::fs::read(file).unwrap(), layer.bytes);
 }
 
-/// Preference decides between a bucket and a folder; what is proxied is Python's to sign.
+/// Preference decides between a bucket and a folder.
 #[tokio::test]
 async fn several_locations() {
     let mut world = World::new();
@@ -183,11 +185,38 @@ async fn several_locations() {
         let registryd = world.registryd();
         assert_eq!(blob(&registryd, &world).await.status(), expected, "{preference}");
     }
-    world.configure("DISTRIBUTED_STORAGE_PREFERENCE", json!(["bucket"]));
+}
+
+/// The signed URL, through Quay's nginx, with a token for it alone.
+#[tokio::test]
+async fn clients_may_not_reach_the_storage() {
+    let (mut world, storage) = moved("x", "x");
     world.configure("FEATURE_PROXY_STORAGE", true.into());
-    let registryd = world.registryd_with(&["--behind-nginx"]);
+    let registryd = world.registryd();
     let response = blob(&registryd, &world).await;
-    assert_eq!(response.headers()["x-accel-redirect"], "@quay_python");
-    let declined = "quay_declined_total{capability=\"V2_PULL\",reason=\"proxy_storage\"}";
-    assert!((registryd.metric(declined) - 1.0).abs() < f64::EPSILON);
+    assert_eq!(response.status(), StatusCode::FOUND);
+    let url = location(&response);
+    let base = format!("http://{}/_storage_proxy/", world.hostname);
+    let rest = url.strip_prefix(&base).unwrap_or_else(|| panic!("{url}"));
+    let [token, scheme, host, uri] = rest.splitn(4, '/').collect::<Vec<_>>()[..] else {
+        panic!("{url}")
+    };
+    let layer = &world.public.manifest.layers()[0];
+    let fetched = http().get(format!("{scheme}://{host}/{uri}")).send().await.unwrap();
+    assert_eq!(fetched.bytes().await.unwrap(), layer.bytes);
+    let token = String::from_utf8(URL_SAFE.decode(token).unwrap()).unwrap();
+    let claims = token.split('.').nth(1).unwrap();
+    let claims: serde_json::Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    let access = json!([{"type": "storageproxy", "uri": uri, "host": host, "scheme": scheme}]);
+    assert_eq!((&claims["access"], &claims["context"]), (&access, &json!({})));
+    assert_eq!((&claims["sub"], &claims["aud"]), (&"storageproxy".into(), &json!(world.hostname)));
+    let lifetime = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert_eq!(lifetime, 600);
+    // It opens nothing else.
+    let manifest = registryd.url("/v2/demo/public/manifests/latest");
+    let refused = http().get(manifest).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert!(!registryd.logs().contains(&token));
+    drop(storage);
 }

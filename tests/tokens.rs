@@ -1,6 +1,7 @@
 //! `GET /v2/auth`: who gets which token.
 
 mod credentials;
+mod revoked;
 mod scopes;
 
 use base64::Engine as _;
@@ -38,11 +39,16 @@ fn login(login: &Login) -> Option<(&str, &str)> {
     Some((&login.username, &login.password))
 }
 
-async fn claims(response: Response) -> Value {
+async fn bearer(response: Response) -> String {
     assert_eq!(response.status(), StatusCode::OK);
     let body: Value = response.json().await.unwrap();
-    let payload = body["token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+    body["token"].as_str().unwrap().to_owned()
+}
+
+async fn claims(response: Response) -> Value {
+    let token = bearer(response).await;
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
 }
 
 async fn actions(registryd: &Registryd, who: Option<(&str, &str)>, repo: &str) -> Value {

@@ -259,6 +259,8 @@ fn pull_metadata(pull: &Pull<'_>, client: &Client) -> String {
     let Some(performer) = pull.performer else { return metadata.into_json() };
     match &performer.detail {
         PerformerDetail::User | PerformerDetail::Robot => {}
+        PerformerDetail::AccessToken(Some(name)) => metadata.text("token", name),
+        PerformerDetail::AccessToken(None) => metadata.literal("token", "null"),
         PerformerDetail::AppToken { uuid, title } => {
             metadata.text("app_specific_token", uuid);
             metadata.text("app_specific_token_title", title);
@@ -269,7 +271,9 @@ fn pull_metadata(pull: &Pull<'_>, client: &Client) -> String {
             metadata.text("oauth_token_application", application);
         }
     }
-    metadata.text("username", &performer.username);
+    if let Some(username) = &performer.username {
+        metadata.text("username", username);
+    }
     if performer.detail == PerformerDetail::Robot {
         metadata.literal("is_robot", "true");
     }
@@ -303,7 +307,7 @@ mod tests {
     }
 
     fn performer(detail: PerformerDetail) -> Option<Performer> {
-        Some(Performer { id: Some(1), username: "admin".into(), detail })
+        Some(Performer { id: Some(1), username: Some("admin".into()), detail })
     }
 
     /// The rows that a real Quay wrote for the same pulls, `resolved_ip` apart.
@@ -342,6 +346,15 @@ mod tests {
                 format!(
                     r#"{common}"tag": "v1", {typed}, "oauth_token_id": 2, "oauth_token_application_id": "c", "oauth_token_application": "ci-app", "username": "admin"}}"#
                 ),
+            ),
+            (
+                Some(Performer {
+                    id: None,
+                    username: None,
+                    detail: PerformerDetail::AccessToken(None),
+                }),
+                Reference::Tag("v1"),
+                format!(r#"{common}"tag": "v1", {typed}, "token": null}}"#),
             ),
         ] {
             assert_eq!(metadata(who, reference), expected);

@@ -8,7 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::Utc;
 use serde_json::{Map, Value};
 
-use super::keys::{KeyError, VerificationKeys};
+use super::ACCESS_TOKEN_NAME;
+use super::accepted::Accepted;
+use super::keys::{Key, KeyError, VerificationKeys};
 use crate::catalog::{Catalog, CatalogError, Entity};
 use crate::config;
 use crate::oci::{NameRules, RepoName};
@@ -24,9 +26,6 @@ pub enum BearerError {
     /// The client's fault, in Quay's words.
     #[error("{0}")]
     Rejected(String),
-    /// A kind of token that Python has to look up.
-    #[error("token of a kind that is not built: {0}")]
-    Declined(&'static str),
     /// It could not be checked.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -35,7 +34,7 @@ pub enum BearerError {
 /// An accepted token: what it permits and whom it was made for.
 #[derive(Debug)]
 pub struct Bearer {
-    readable: Vec<RepoName>,
+    pub(super) readable: Vec<RepoName>,
     /// Whom the action log names.
     pub entity: Entity,
     /// `sub`: the name of the user or robot; of an application token, its owner's.
@@ -58,6 +57,7 @@ pub struct Verifier {
     max_fresh_s: i64,
     rules: NameRules,
     metrics: Arc<Metrics>,
+    accepted: Arc<Accepted>,
 }
 
 impl Verifier {
@@ -76,38 +76,51 @@ impl Verifier {
             max_fresh_s: i64::try_from(instance.max_fresh.as_secs()).unwrap_or(i64::MAX),
             rules,
             metrics,
+            accepted: Arc::default(),
         }
     }
 
     /// Verifies the value of an `Authorization` header.
-    pub async fn verify(&self, catalog: &Catalog, header: &str) -> Result<Bearer, BearerError> {
+    pub async fn verify(
+        &self,
+        catalog: &Catalog,
+        header: &str,
+    ) -> Result<Arc<Bearer>, BearerError> {
         let result = self.accept(catalog, header).await;
         self.metrics.bearer_tokens.get_or_create(&outcome(result.is_ok())).inc();
         result
     }
 
-    async fn accept(&self, catalog: &Catalog, header: &str) -> Result<Bearer, BearerError> {
-        let token = header.trim().strip_prefix("Bearer ").filter(|token| has_shape(token));
-        let token = token.ok_or_else(|| rejected("Invalid bearer token format"))?;
-        let claims = self.claims(catalog, token).await?;
+    async fn accept(&self, catalog: &Catalog, header: &str) -> Result<Arc<Bearer>, BearerError> {
+        let malformed = || rejected("Invalid bearer token format");
+        let token = header.trim().strip_prefix("Bearer ").ok_or_else(malformed)?;
+        if let Some(bearer) = self.accepted.get(&self.keys, token, Utc::now().timestamp()) {
+            return Ok(bearer);
+        }
+        let token = Some(token).filter(|token| has_shape(token)).ok_or_else(malformed)?;
+        let (claims, key) = self.claims(catalog, token).await?;
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Bearer { readable: self.readable(&claims)?, entity: entity(&claims)?, subject })
+        let (readable, entity) = (self.readable(&claims)?, entity(&claims)?);
+        let bearer = Arc::new(Bearer { readable, entity, subject });
+        let ends = time(&claims, "exp")?.saturating_add(LEEWAY_S);
+        self.accepted.insert(token, key, ends, bearer.clone());
+        Ok(bearer)
     }
 
     /// Whom a token was signed for, whatever it permits.
     pub async fn subject(&self, catalog: &Catalog, token: &str) -> Result<String, BearerError> {
         let token = Some(token).filter(|token| has_shape(token));
         let token = token.ok_or_else(|| rejected("Not enough segments"))?;
-        let claims = self.claims(catalog, token).await?;
+        let (claims, _) = self.claims(catalog, token).await?;
         Ok(claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
-    /// What a genuine token for this registry says, while it is valid.
+    /// What a genuine token for this registry says, while it is valid; and who signed it.
     async fn claims(
         &self,
         catalog: &Catalog,
         token: &str,
-    ) -> Result<Map<String, Value>, BearerError> {
+    ) -> Result<(Map<String, Value>, (String, Arc<Key>)), BearerError> {
         let (signed, signature) =
             token.rsplit_once('.').ok_or_else(|| rejected("Not enough segments"))?;
         let (head, payload) =
@@ -121,17 +134,20 @@ impl Verifier {
         let signature = decode(signature, "crypto")?;
         // The key is looked up first, as in Quay, so that an unknown one is reported as such.
         let rs256 = head.get("alg").and_then(Value::as_str) == Some("RS256");
-        let genuine = self.keys.verify(catalog, kid, signed.as_bytes(), &signature).await;
-        match genuine {
+        let key = match self.keys.key(catalog, kid).await {
+            Ok(key) => key,
             Err(KeyError::Unknown) => return Err(rejected("Unknown service key")),
             Err(KeyError::Catalog(error)) => return Err(error.into()),
-            Ok(_) if !rs256 => return Err(rejected("The specified alg value is not allowed")),
-            Ok(false) => return Err(rejected("Signature verification failed")),
-            Ok(true) => {}
+        };
+        if !rs256 {
+            return Err(rejected("The specified alg value is not allowed"));
+        }
+        if !key.verify(signed.as_bytes(), &signature) {
+            return Err(rejected("Signature verification failed"));
         }
         let claims = parse_object(&payload, "payload")?;
         self.check_claims(&claims, Utc::now().timestamp())?;
-        Ok(claims)
+        Ok((claims, (kid.to_owned(), key)))
     }
 
     fn check_claims(&self, claims: &Map<String, Value>, now: i64) -> Result<(), BearerError> {
@@ -206,9 +222,17 @@ fn entity(claims: &Map<String, Value>) -> Result<Entity, BearerError> {
         Some("robot") => Ok(Entity::Robot(reference()?)),
         Some("appspecifictoken") => Ok(Entity::AppToken(reference()?)),
         Some("oauthtoken") => Ok(Entity::OAuthToken(reference()?)),
-        Some("token") => Err(BearerError::Declined("access_token_bearer")),
+        Some("token") => Ok(access_token(reference()?)),
         Some(_) => Err(rejected("Token context is of an unknown kind")),
     }
+}
+
+/// The rest of what the client sent is a secret, and was compared when the token was made.
+fn access_token(mut code: String) -> Entity {
+    if let Some((end, _)) = code.char_indices().nth(ACCESS_TOKEN_NAME) {
+        code.truncate(end);
+    }
+    Entity::AccessToken(code)
 }
 
 /// Two or more segments of base64 in either alphabet.
@@ -269,6 +293,7 @@ mod tests {
             max_fresh_s: 3660,
             rules: NameRules { library_namespace: "library".into(), extended: true },
             metrics,
+            accepted: Arc::default(),
         }
     }
 
@@ -349,7 +374,8 @@ mod tests {
         assert_eq!(entity(of("robot", "a+b")).unwrap(), Entity::Robot("a+b".into()));
         assert_eq!(entity(json!({"kind": "user", "user": "x"})).unwrap(), Entity::Anonymous);
         assert_eq!(entity(json!(null)).unwrap(), Entity::Anonymous);
-        assert!(matches!(entity(of("token", "t")), Err(BearerError::Declined(_))));
+        let code = "n".repeat(32) + "secret";
+        assert_eq!(entity(of("token", &code)).unwrap(), Entity::AccessToken("n".repeat(32)));
         assert!(matches!(entity(of("nobody", "t")), Err(BearerError::Rejected(_))));
         assert!(matches!(entity(json!({"entity_kind": "user"})), Err(BearerError::Rejected(_))));
     }

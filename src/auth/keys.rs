@@ -1,7 +1,7 @@
 //! The public keys that tokens are verified with.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,7 +10,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{NaiveDateTime, Utc};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 use crate::catalog::{Catalog, CatalogError, ServiceKey};
@@ -18,9 +17,6 @@ use crate::telemetry::Metrics;
 
 /// At most this often are the keys read because of a token that names an unknown one.
 const RELOAD_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Signatures that are remembered for each key: 32 bytes each.
-const REMEMBERED: usize = 10_000;
 
 /// A key that a token names and that is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +46,11 @@ struct Reload {
     failed: bool,
 }
 
+/// A public key as it was read: after every reading it is another one.
 #[derive(Debug)]
-struct Key {
+pub(super) struct Key {
     public: ParsedPublicKey,
     expires: Option<NaiveDateTime>,
-    /// Fingerprints of what was signed with it.
-    genuine: std::sync::Mutex<HashSet<[u8; 32]>>,
 }
 
 impl VerificationKeys {
@@ -69,17 +64,6 @@ impl VerificationKeys {
         }
     }
 
-    /// Verifies an RS256 signature by the key `kid`: `false` for a wrong one.
-    pub async fn verify(
-        &self,
-        catalog: &Catalog,
-        kid: &str,
-        message: &[u8],
-        signature: &[u8],
-    ) -> Result<bool, KeyError> {
-        Ok(self.key(catalog, kid).await?.verify(message, signature))
-    }
-
     /// Whether tokens signed with `kid` are accepted.
     pub async fn knows(&self, catalog: &Catalog, kid: &str) -> Result<bool, CatalogError> {
         match self.key(catalog, kid).await {
@@ -89,8 +73,9 @@ impl VerificationKeys {
         }
     }
 
-    async fn key(&self, catalog: &Catalog, kid: &str) -> Result<Arc<Key>, KeyError> {
-        if let Some(key) = self.cached(kid) {
+    /// The key `kid`, read again where it is not known.
+    pub(super) async fn key(&self, catalog: &Catalog, kid: &str) -> Result<Arc<Key>, KeyError> {
+        if let Some(key) = self.current(kid) {
             return Ok(key);
         }
         let asked = Instant::now();
@@ -112,10 +97,11 @@ impl VerificationKeys {
                 result?;
             }
         }
-        self.cached(kid).ok_or(KeyError::Unknown)
+        self.current(kid).ok_or(KeyError::Unknown)
     }
 
-    fn cached(&self, kid: &str) -> Option<Arc<Key>> {
+    /// The key `kid`, if it was read and has not expired.
+    pub(super) fn current(&self, kid: &str) -> Option<Arc<Key>> {
         let key = self.keys.load().get(kid)?.clone();
         let fresh = key.expires.is_none_or(|expires| expires > Utc::now().naive_utc());
         fresh.then_some(key)
@@ -127,7 +113,7 @@ impl VerificationKeys {
         for row in rows {
             match parse(&row) {
                 Some(public) => {
-                    keys.insert(row.kid, Arc::new(Key::new(public, row.expires)));
+                    keys.insert(row.kid, Arc::new(Key { public, expires: row.expires }));
                 }
                 None => tracing::warn!(kid = row.kid, "service key is no RSA public key, ignored"),
             }
@@ -139,32 +125,9 @@ impl VerificationKeys {
 }
 
 impl Key {
-    fn new(public: ParsedPublicKey, expires: Option<NaiveDateTime>) -> Self {
-        Self { public, expires, genuine: Default::default() }
-    }
-
-    /// A client shows the same token with every request of a pull, so a signature that was right
-    /// is remembered; it is forgotten with the key.
-    fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        let mut fingerprint = Sha256::new();
-        // With its length, so that nothing can be moved from the one to the other.
-        fingerprint.update((message.len() as u64).to_le_bytes());
-        fingerprint.update(message);
-        fingerprint.update(signature);
-        let fingerprint: [u8; 32] = fingerprint.finalize().into();
-        let genuine = || self.genuine.lock().unwrap_or_else(PoisonError::into_inner);
-        if genuine().contains(&fingerprint) {
-            return true;
-        }
-        let right = self.public.verify_sig(message, signature).is_ok();
-        if right {
-            let mut genuine = genuine();
-            if genuine.len() >= REMEMBERED {
-                genuine.clear();
-            }
-            genuine.insert(fingerprint);
-        }
-        right
+    /// Whether `signature` (RS256) of `message` is right.
+    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.public.verify_sig(message, signature).is_ok()
     }
 }
 
@@ -183,28 +146,20 @@ fn parse(key: &ServiceKey) -> Option<ParsedPublicKey> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use aws_lc_rs::encoding::AsDer as _;
-    use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::rsa::{KeyPair, KeySize};
-    use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
-
-    #[test]
-    fn only_what_was_signed_is_remembered() {
-        let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
-        let public = pair.public_key().as_der().unwrap();
+impl Key {
+    pub(super) fn generate() -> Self {
+        use aws_lc_rs::encoding::AsDer as _;
+        use aws_lc_rs::rsa::{KeyPair, KeySize};
+        use aws_lc_rs::signature::KeyPair as _;
+        let public = KeyPair::generate(KeySize::Rsa2048).unwrap().public_key().as_der().unwrap();
         let public = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public.as_ref()).unwrap();
-        let key = Key::new(public, None);
-        let mut signature = vec![0; pair.public_modulus_len()];
-        pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), b"message", &mut signature).unwrap();
-        for _ in 0..2 {
-            assert!(key.verify(b"message", &signature));
-            assert!(!key.verify(b"massage", &signature));
-            assert!(!key.verify(b"message", &signature[1..]));
-            let moved = [b"e".as_slice(), &signature].concat();
-            assert!(!key.verify(b"messag", &moved));
-            assert_eq!(key.genuine.lock().unwrap().len(), 1);
-        }
+        Self { public, expires: None }
+    }
+}
+
+#[cfg(test)]
+impl VerificationKeys {
+    pub(super) fn replace(&self, kid: &str, key: Arc<Key>) {
+        self.keys.store(Arc::new(HashMap::from([(kid.to_owned(), key)])));
     }
 }

@@ -4,6 +4,7 @@
 //! token request gets; `token` signs it. `keys` and `instance_key` hold both halves of Quay's
 //! signing keys.
 
+mod accepted;
 mod basic;
 mod bearer;
 mod encrypted_password;
@@ -27,7 +28,10 @@ pub use keys::{KeyError, VerificationKeys};
 pub use login::{FailureLog, LoginError, Logins, Refusal};
 pub use page_token::PageTokens;
 pub use scope::{ScopeError, ScopeParser, ScopeRequest};
-pub use token::{LIFETIME_S, TokenRequest, mint};
+pub use token::{LIFETIME_S, TokenRequest, mint, mint_storage_proxy};
+
+/// Characters of an access token that name it; the rest is the secret.
+const ACCESS_TOKEN_NAME: usize = 32;
 
 /// Why a token request is Python's to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,9 @@ use super::{Grant, Identity};
 /// How long a token is valid, in seconds.
 pub const LIFETIME_S: i64 = 3600;
 
+/// How long a URL through nginx can be used, in seconds: as long as the one that it stands for.
+const STORAGE_PROXY_LIFETIME_S: i64 = 600;
+
 /// Quay signs image metadata nowhere that we serve: a repository with trust enabled is declined.
 const NOT_SIGNED: &str = "$disabled";
 
@@ -27,23 +30,50 @@ pub struct TokenRequest<'a> {
     pub grants: &'a [Grant],
 }
 
-/// Signs a token that is valid from now.
+/// Signs a token for a client of the registry that is valid from now.
 pub fn mint(key: &InstanceKey, request: &TokenRequest<'_>) -> Result<String, InstanceKeyError> {
-    let now = Utc::now().timestamp();
     let access: Vec<Value> = request
         .grants
         .iter()
         .map(|grant| json!({"type": "repository", "name": grant.name, "actions": grant.actions}))
         .collect();
+    let subject = request.identity.and_then(Identity::username).unwrap_or("(anonymous)");
+    sign(key, (request.issuer, request.audience), subject, LIFETIME_S, &access, context(request))
+}
+
+/// Signs a token with which nginx fetches one object, `uri` without the slash before it
+/// (contract §5.6).
+pub fn mint_storage_proxy(
+    key: &InstanceKey,
+    issuer: &str,
+    audience: &str,
+    scheme: &str,
+    host: &str,
+    uri: &str,
+) -> Result<String, InstanceKeyError> {
+    let access = json!({"type": "storageproxy", "uri": uri, "host": host, "scheme": scheme});
+    let lifetime_s = STORAGE_PROXY_LIFETIME_S;
+    sign(key, (issuer, audience), "storageproxy", lifetime_s, &[access], Map::new())
+}
+
+fn sign(
+    key: &InstanceKey,
+    (issuer, audience): (&str, &str),
+    subject: &str,
+    lifetime_s: i64,
+    access: &[Value],
+    context: Map<String, Value>,
+) -> Result<String, InstanceKeyError> {
+    let now = Utc::now().timestamp();
     let claims = json!({
-        "iss": request.issuer,
-        "aud": request.audience,
+        "iss": issuer,
+        "aud": audience,
         "nbf": now,
         "iat": now,
-        "exp": now + LIFETIME_S,
-        "sub": request.identity.and_then(Identity::username).unwrap_or("(anonymous)"),
+        "exp": now + lifetime_s,
+        "sub": subject,
         "access": access,
-        "context": context(request),
+        "context": context,
     });
     let (signed, signature) = key.sign(|kid| {
         let header = json!({"alg": "RS256", "kid": kid, "typ": "JWT"});

@@ -73,7 +73,7 @@ impl Catalog {
     /// The same database through a pool of its own.
     pub fn with_own_pool(&self, pool_size: usize) -> Result<Self, CatalogError> {
         let (pool, shared) = (pool(&self.shared, pool_size)?, self.shared.clone());
-        Ok(Self { pool, reads: Arc::default(), shared })
+        Ok(Self { pool, reads: self.reads.clone(), shared })
     }
 
     /// The longest wait for a connection.

@@ -28,7 +28,7 @@ pub use credentials::{AccessToken, AppToken, OAuthToken, Owner};
 pub use error::CatalogError;
 pub use keys::ServiceKey;
 pub use performer::{Entity, Performer, PerformerDetail};
-pub use pulls::{Blob, BlobLookup, Manifest, ManifestLookup, Repository, StoredAt};
+pub use pulls::{Blob, BlobLookup, Found, Manifest, ManifestLookup, Repository, StoredAt};
 pub use referrers::{Referrer, Referrers, TooLarge};
 pub use repositories::{Beside, Caller, Listed};
 pub use roles::{NamespaceRole, Role};

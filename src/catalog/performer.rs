@@ -16,6 +16,8 @@ pub enum Entity {
     AppToken(String),
     /// `oauthaccesstoken.uuid`
     OAuthToken(String),
+    /// `accesstoken.token_name`: of what the client sent, the part that is no secret.
+    AccessToken(String),
 }
 
 impl Entity {
@@ -26,18 +28,19 @@ impl Entity {
             Self::User(reference)
             | Self::Robot(reference)
             | Self::AppToken(reference)
-            | Self::OAuthToken(reference) => Some(reference),
+            | Self::OAuthToken(reference)
+            | Self::AccessToken(reference) => Some(reference),
         }
     }
 }
 
-/// The account behind an entity, as the action log names it.
+/// Who is behind an entity, as the action log names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Performer {
     /// `user.id`, absent where the account is disabled: Quay then logs no performer.
     pub id: Option<i32>,
-    /// `user.username`
-    pub username: String,
+    /// `user.username`; an access token is nobody's.
+    pub username: Option<String>,
     /// What the log says beside the name.
     pub detail: PerformerDetail,
 }
@@ -65,6 +68,8 @@ pub enum PerformerDetail {
         /// `oauthapplication.name`
         application: String,
     },
+    /// An access token, by `accesstoken.friendly_name`.
+    AccessToken(Option<String>),
 }
 
 /// A statement about a repository with a performer, for each kind of [`Entity`]: `$5` is its
@@ -115,6 +120,15 @@ macro_rules! per_entity {
                 " LEFT JOIN \"user\" p ON p.id = o.authorized_user_id",
                 repository_named!()
             ),
+            Entity::AccessToken(_) => concat!(
+                "SELECT ",
+                repository_columns!(),
+                $columns,
+                ", a.id, a.friendly_name",
+                $from,
+                " LEFT JOIN accesstoken a ON a.token_name = $5",
+                repository_named!()
+            ),
         }
     };
 }
@@ -128,9 +142,13 @@ impl Performer {
         }
         let id: Option<i32> = row.get(at);
         let id = id?;
+        if let Entity::AccessToken(_) = entity {
+            let detail = PerformerDetail::AccessToken(row.get(at + 1));
+            return Some(Self { id: None, username: None, detail });
+        }
         let enabled: bool = row.get(at + 2);
         let detail = match entity {
-            Entity::Anonymous => return None,
+            Entity::Anonymous | Entity::AccessToken(_) => return None,
             Entity::User(_) => PerformerDetail::User,
             Entity::Robot(_) => PerformerDetail::Robot,
             Entity::AppToken(_) => {

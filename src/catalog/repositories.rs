@@ -84,7 +84,7 @@ impl Session<'_> {
     /// Who a token was made for; `None` for nobody, or somebody who is gone.
     pub async fn caller(&self, entity: &Entity) -> Result<Option<Caller>, CatalogError> {
         let (sql, reference) = match entity {
-            Entity::Anonymous => return Ok(None),
+            Entity::Anonymous | Entity::AccessToken(_) => return Ok(None),
             Entity::User(uuid) => (USER, uuid),
             Entity::Robot(username) => (ROBOT, username),
             Entity::AppToken(uuid) => (APP_TOKEN, uuid),

@@ -1,12 +1,11 @@
 //! `quay serve …`
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use quay_sidecar::config::Loaded;
 use quay_sidecar::registry::Python;
-use quay_sidecar::serve::{self, Listen, Options};
+use quay_sidecar::serve::{self, Listen, Options, TcpListen};
 use quay_sidecar::telemetry::logs;
 
 use super::{ConfigDir, unusable};
@@ -21,23 +20,24 @@ pub enum Serve {
 pub struct Registryd {
     #[command(flatten)]
     config: ConfigDir,
-    /// IP:PORT or unix:/path; `,nginx` after it marks the one that nginx connects to. Repeatable.
+    /// IP:PORT or unix:/path; `,nginx` after it marks the one that nginx connects to, `,public` one
+    /// that other machines may connect to. Repeatable.
     /// [default: 127.0.0.1:8445]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Listen>,
     /// Short for --listen 127.0.0.1:PORT.
     #[arg(long)]
     port: Option<u16>,
-    /// Treat every listener as nginx's: send internal redirects, believe X-Forwarded-For.
+    /// Treat every listener that is not public as nginx's: send internal redirects, believe X-Forwarded-For.
     #[arg(long)]
     behind_nginx: bool,
     /// Where Python's registry listens, unix:/path or HOST:PORT: asked for uploads that we do not
     /// serve, and for everything that we do not where no nginx of ours is in front.
     #[arg(long, value_name = "ADDRESS")]
     python: Option<Python>,
-    /// Where /metrics, /healthz and /readyz are.
+    /// Where /metrics, /healthz and /readyz are. `,public` after it lets other machines connect.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9192")]
-    admin_listen: SocketAddr,
+    admin_listen: TcpListen,
 }
 
 impl Serve {
@@ -72,8 +72,8 @@ impl Registryd {
             listen.push(Listen::local(Listen::DEFAULT_PORT));
         }
         for listen in &mut listen {
-            listen.nginx |= self.behind_nginx;
+            listen.nginx |= self.behind_nginx && listen.address.is_local();
         }
-        Options { listen, admin: self.admin_listen, python: self.python }
+        Options { listen, admin: self.admin_listen.0, python: self.python }
     }
 }

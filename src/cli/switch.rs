@@ -1,11 +1,11 @@
 //! `quay switch …`
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
+use quay_sidecar::serve::TcpListen;
 use quay_sidecar::serve::owner::{self, Line, Status, declared, naming};
 use quay_sidecar::switches::{
     Assignment, Hindrances, Naming, Problem, Resolver, Router, SetError, Written, catalogue, set,
@@ -44,9 +44,9 @@ pub enum Switch {
 
 #[derive(Args)]
 pub struct Watch {
-    /// Where /metrics is.
+    /// Where /metrics is. `,public` after it lets other machines connect.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9193")]
-    admin_listen: SocketAddr,
+    admin_listen: TcpListen,
     #[command(flatten)]
     quay: Quay,
 }
@@ -277,7 +277,7 @@ impl Watch {
         let installation = self.quay.installation();
         let logging = installation.config.as_ref().map(|config| &config.logging);
         logs::start(logging.is_some_and(|l| l.json), logging.is_some_and(|l| l.debug));
-        let watched = owner::watch(installation, self.admin_listen);
+        let watched = owner::watch(installation, self.admin_listen.0);
         match actix_web::rt::System::new().block_on(watched) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -91,13 +91,6 @@ pub(super) fn read(r: &mut Reader<'_>) -> Storage {
         }
     }
     let proxy_storage = r.setting("FEATURE_PROXY_STORAGE", false, feature);
-    if proxy_storage {
-        r.warn(
-            "FEATURE_PROXY_STORAGE",
-            "proxied downloads are not served by this program yet",
-            "nothing to do: Python keeps answering them",
-        );
-    }
     let preference = preference(r, &locations);
     Storage { locations: locations.into_iter().collect(), preference, proxy_storage }
 }

@@ -1,12 +1,14 @@
 //! Who may read a repository, by the token in the request (contract §1.3, §2.6).
 
+use std::sync::Arc;
+
 use actix_web::HttpRequest;
 use actix_web::http::{StatusCode, header};
 
 use super::error::{ApiError, unauthorized, unsupported};
 use super::{App, Route};
 use crate::audit::Client;
-use crate::auth::{Bearer, BearerError};
+use crate::auth::Bearer;
 use crate::catalog::{Entity, Repository};
 use crate::oci::RepoName;
 
@@ -16,7 +18,7 @@ pub struct Access {
     pub route: Route,
     /// The repository's name.
     pub name: RepoName,
-    bearer: Option<Bearer>,
+    bearer: Option<Arc<Bearer>>,
 }
 
 impl Access {
@@ -82,7 +84,7 @@ impl App {
         &self,
         request: &HttpRequest,
         challenge: String,
-    ) -> Result<Option<Bearer>, ApiError> {
+    ) -> Result<Option<Arc<Bearer>>, ApiError> {
         let route = Route::of(request);
         let header = latin1(request, &header::AUTHORIZATION);
         if header.is_empty() {
@@ -90,7 +92,6 @@ impl App {
         }
         match self.shared.verifier.verify(&self.catalog, &header).await {
             Ok(bearer) => Ok(Some(bearer)),
-            Err(BearerError::Declined(reason)) => Err(self.decline(route.capability(), reason)),
             Err(error) => Err(ApiError::from_bearer(error, route.allow(), challenge)),
         }
     }
@@ -157,7 +158,10 @@ pub(super) fn latin1(request: &HttpRequest, name: &header::HeaderName) -> String
         if !text.is_empty() {
             text.push(',');
         }
-        text.extend(value.as_bytes().iter().map(|byte| char::from(*byte)));
+        match value.to_str() {
+            Ok(ascii) => text.push_str(ascii),
+            Err(_) => text.extend(value.as_bytes().iter().map(|byte| char::from(*byte))),
+        }
     }
     text
 }

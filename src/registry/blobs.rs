@@ -26,7 +26,7 @@ const CACHE_GET: &str = "max-age=31536000";
 
 pub async fn head(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let found = Found::check(&app, &request).await?;
-    let bucket = found.bucket(&app)?.is_some();
+    let bucket = found.bucket(&app).is_some();
     let size = match found.blob.size {
         Some(size) => size,
         // Python asks the storage.
@@ -43,8 +43,8 @@ pub async fn head(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
 
 pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let found = Found::check(&app, &request).await?;
-    if let Some(storage) = found.bucket(&app)? {
-        return found.elsewhere(storage);
+    if let Some(storage) = found.bucket(&app) {
+        return found.elsewhere(&app, storage);
     }
     let mut response = HttpResponse::Ok();
     describe(&mut response, &found.digest, CACHE_GET);
@@ -136,20 +136,20 @@ impl Found {
     }
 
     /// The object storage that it is in, if it is in one.
-    fn bucket<'a>(&self, app: &'a App) -> Result<Option<&'a S3>, ApiError> {
+    fn bucket<'a>(&self, app: &'a App) -> Option<&'a S3> {
         match app.shared.storage.source(&self.blob.locations) {
-            Source::S3(_) if app.shared.config.storage.proxy_storage => {
-                Err(app.decline(self.access.route.capability(), "proxy_storage"))
-            }
-            Source::S3(storage) => Ok(Some(storage)),
-            _ => Ok(None),
+            Source::S3(storage) => Some(storage),
+            _ => None,
         }
     }
 
     /// Sends the client to the object storage. Whether the object is there is not asked, as in
     /// Quay: that would cost more than the whole answer.
-    fn elsewhere(&self, storage: &S3) -> Result<HttpResponse, ApiError> {
-        let url = presigned(storage, &self.path()?, Utc::now());
+    fn elsewhere(&self, app: &App, storage: &S3) -> Result<HttpResponse, ApiError> {
+        let mut url = presigned(storage, &self.path()?, Utc::now());
+        if app.shared.config.storage.proxy_storage {
+            url = app.proxied(&url)?;
+        }
         let mut response = HttpResponse::Found();
         response
             .insert_header(HTML)

@@ -17,7 +17,7 @@ pub async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
     let user = bearer.as_ref().map(|bearer| bearer.subject.as_str());
     app.check_cohort(&request, None, user)?;
     // A token for nobody is no token: Quay answers 500 (exchange 201).
-    let entity = bearer.map_or(Entity::Anonymous, |bearer| bearer.entity);
+    let entity = bearer.map_or(Entity::Anonymous, |bearer| bearer.entity.clone());
     app.check_anonymous(route, &entity)?;
 
     let config = &app.shared.config;

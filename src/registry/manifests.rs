@@ -7,9 +7,9 @@ use super::access::Access;
 use super::error::{ApiError, manifest_unknown, name_unknown, tag_expired};
 use super::{App, Route};
 use crate::audit::{Pull, Reference};
-use crate::catalog::{Manifest, ManifestLookup, PerformerDetail};
+use crate::catalog::{Found, Manifest, ManifestLookup, PerformerDetail};
 use crate::events::{Action, Pulled};
-use crate::oci::{Accept, is_tag};
+use crate::oci::{Accept, amd64_linux, is_index, is_schema1, is_tag};
 
 pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let tag = request.match_info().query("tag");
@@ -28,10 +28,29 @@ pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
         None => return Err(manifest_unknown()),
     };
     let lines = request.headers().get_all(header::ACCEPT).filter_map(|line| line.to_str().ok());
-    if !Accept::parse(lines).takes(&manifest.media_type) {
-        return Err(app.decline(access.route.capability(), "manifest_conversion"));
+    let accept = Accept::parse(lines);
+    let reference = Reference::Tag(tag);
+    if accept.takes(&manifest.media_type) {
+        return send(&app, &request, &access, &found, manifest, reference).await;
     }
-    send(&app, &request, &access, &found, manifest, Reference::Tag(tag)).await
+    let child = child(&app, &access, manifest).await?;
+    let child = child.as_ref().and_then(|found| found.manifest.as_ref());
+    match child.filter(|child| accept.takes(&child.media_type) && !is_schema1(&child.media_type)) {
+        Some(child) => send(&app, &request, &access, &found, child, reference).await,
+        None => Err(app.decline(access.route.capability(), "manifest_conversion")),
+    }
+}
+
+/// What clients that take no index get of it, as in Quay (contract §1.6.4).
+async fn child(
+    app: &App,
+    access: &Access,
+    manifest: &Manifest,
+) -> Result<Found<ManifestLookup>, ApiError> {
+    let index = is_index(&manifest.media_type).then_some(&manifest.bytes);
+    let Some(digest) = index.and_then(|index| amd64_linux(index)) else { return Ok(None) };
+    let db = app.catalog.session(access.route.name());
+    Ok(db.manifest_by_digest(&access.name, &digest, access.entity()).await?)
 }
 
 pub async fn by_digest(
@@ -86,8 +105,8 @@ async fn permit(
 fn tell(app: &App, pull: &Pull<'_>, manifest: &Manifest) {
     let events = &app.shared.events;
     let user = pull.performer.filter(|performer| performer.detail != PerformerDetail::Robot);
-    if let Some(performer) = user {
-        events.user_did(&performer.username, Action::Pull(pull.name));
+    if let Some(username) = user.and_then(|performer| performer.username.as_deref()) {
+        events.user_did(username, Action::Pull(pull.name));
     }
     let tag = match pull.reference {
         Reference::Tag(tag) => Some(tag),

@@ -17,6 +17,7 @@ mod python;
 mod query;
 mod referrers;
 mod routes;
+mod storage_proxy;
 mod tags;
 mod token;
 

@@ -109,17 +109,16 @@ impl Route {
 
 const DIGEST: &str = "[A-Za-z0-9_+.-]+:[A-Fa-f0-9]+";
 
-/// Registers every route.
+/// Registers every route: what is asked for most is tried first, and digests before tags, whose
+/// pattern fits them too.
 pub fn configure(service: &mut ServiceConfig) {
     let name = |rest: &str| format!("/v2/{{name:.+}}/{rest}");
     service
-        .service(reads(Route::Base, "/v2/").route(read().to(base::ping)))
-        .service(reads(Route::Token, "/v2/auth").route(read().to(token::issue)))
-        .service(reads(Route::Catalog, "/v2/_catalog").route(read().to(catalog::list)))
-        .service(reads(Route::Tags, &name("tags/list")).route(read().to(tags::list)))
         .service(
-            reads(Route::Referrers, &name(&format!("referrers/{{digest:{DIGEST}}}")))
-                .route(read().to(referrers::list)),
+            reads(Route::Blob, &name(&format!("blobs/{{digest:{DIGEST}}}")))
+                .route(web::get().to(blobs::get))
+                .route(web::head().to(blobs::head))
+                .route(write().to(not_built)),
         )
         .service(
             reads(Route::ManifestByDigest, &name(&format!("manifests/{{digest:{DIGEST}}}")))
@@ -131,16 +130,18 @@ pub fn configure(service: &mut ServiceConfig) {
                 .route(read().to(manifests::by_tag))
                 .route(write().to(write_by_tag)),
         )
+        .service(reads(Route::Base, "/v2/").route(read().to(base::ping)))
+        .service(reads(Route::Token, "/v2/auth").route(read().to(token::issue)))
+        .service(reads(Route::Catalog, "/v2/_catalog").route(read().to(catalog::list)))
+        .service(reads(Route::Tags, &name("tags/list")).route(read().to(tags::list)))
+        .service(
+            reads(Route::Referrers, &name(&format!("referrers/{{digest:{DIGEST}}}")))
+                .route(read().to(referrers::list)),
+        )
         .service(reads(Route::Uploads, &name("blobs/uploads/")).route(write().to(not_built)))
         .service(
             reads(Route::Upload, &name("blobs/uploads/{upload:[^/]+}"))
                 .route(read().to(not_built))
-                .route(write().to(not_built)),
-        )
-        .service(
-            reads(Route::Blob, &name(&format!("blobs/{{digest:{DIGEST}}}")))
-                .route(web::get().to(blobs::get))
-                .route(web::head().to(blobs::head))
                 .route(write().to(not_built)),
         )
         .service(reads(Route::BlobDelete, &name("blobs/{any:[^/]+}")).route(write().to(not_built)))

@@ -26,6 +26,10 @@ pub struct Listen {
     pub nginx: bool,
 }
 
+/// A TCP port of this machine only, unless `,public` says that others may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpListen(pub SocketAddr);
+
 /// A TCP port or a socket file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -39,8 +43,17 @@ pub enum Address {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Not an address.
-    #[error("{0:?} is neither IP:PORT nor unix:/path, optionally followed by ,nginx")]
+    #[error("{0:?} is neither IP:PORT nor unix:/path, optionally followed by ,nginx or ,public")]
     Syntax(String),
+    /// Other machines could connect, and nobody has said that they may.
+    #[error("{0} is open to other machines: write {0},public if it is meant to be")]
+    Public(SocketAddr),
+    /// Other machines could pass for nginx.
+    #[error(
+        "{0} is open to other machines, and whoever connects would be believed to be nginx: \
+             use unix:/path or a loopback address"
+    )]
+    PublicNginx(SocketAddr),
     /// The system refuses it.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -94,6 +107,26 @@ impl Listen {
     }
 }
 
+fn is_local(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+impl FromStr for TcpListen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let (address, public) = match text.strip_suffix(",public") {
+            Some(address) => (address, true),
+            None => (text, false),
+        };
+        let address = address.parse().map_err(|_| ListenError::Syntax(text.to_owned()))?;
+        match public || is_local(&address) {
+            true => Ok(Self(address)),
+            false => Err(ListenError::Public(address)),
+        }
+    }
+}
+
 impl FromStr for Listen {
     type Err = ListenError;
 
@@ -105,12 +138,14 @@ impl FromStr for Listen {
         let address = match address.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Address::Unix(path.into()),
             Some(_) => return Err(ListenError::Syntax(text.to_owned())),
-            None => {
-                let parsed = address.parse().map_err(|_| ListenError::Syntax(text.to_owned()));
-                Address::Tcp(parsed?)
-            }
+            None => Address::Tcp(address.parse::<TcpListen>()?.0),
         };
-        Ok(Self { address, nginx })
+        match address {
+            Address::Tcp(address) if nginx && !is_local(&address) => {
+                Err(ListenError::PublicNginx(address))
+            }
+            address => Ok(Self { address, nginx }),
+        }
     }
 }
 
@@ -124,6 +159,14 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// Whether only this machine can connect to it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => is_local(address),
+            Self::Unix(_) => true,
+        }
+    }
+
     /// Binds it, and says where: port 0 becomes a real one. A socket file left behind by a dead
     /// process is replaced.
     pub(super) fn bind(&self) -> Result<(Bound, Self), ListenError> {
@@ -167,7 +210,21 @@ mod tests {
         assert_eq!(parse("[::1]:0,nginx").unwrap(), ok("http://[::1]:0", true));
         assert_eq!(parse("unix:/run/q.sock,nginx").unwrap(), ok("unix:/run/q.sock", true));
         for bad in ["", "8445", "localhost:1", "unix:", "unix:rel", "127.0.0.1:99999", ",nginx"] {
-            assert!(parse(bad).is_err(), "{bad}");
+            assert!(matches!(parse(bad), Err(ListenError::Syntax(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_public_by_itself() {
+        let parse = |text: &str| text.parse::<Listen>();
+        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.7:1", "[::ffff:10.0.0.7]:1"] {
+            assert!(matches!(parse(open), Err(ListenError::Public(_))), "{open}");
+            assert!(parse(&format!("{open},public")).is_ok_and(|l| !l.nginx), "{open}");
+            let nginx = parse(&format!("{open},public,nginx"));
+            assert!(matches!(nginx, Err(ListenError::PublicNginx(_))), "{open}");
+        }
+        for local in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(parse(local).is_ok() && local.parse::<TcpListen>().is_ok(), "{local}");
         }
     }
 

@@ -7,5 +7,5 @@ mod listen;
 pub mod owner;
 mod registryd;
 
-pub use listen::{Listen, ListenError};
+pub use listen::{Listen, ListenError, TcpListen};
 pub use registryd::{Options, ServeError, run};

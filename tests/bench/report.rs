@@ -136,7 +136,7 @@ impl Report {
                 };
                 let _ = match (runs.get(who), peer) {
                     (Some(run), Some(peer)) => {
-                        write!(text, " {:.0} ({:.1}x) |", run.rate, run.rate / peer.rate)
+                        write!(text, " {:.0} ({:.2}x) |", run.rate, run.rate / peer.rate)
                     }
                     (Some(run), None) => write!(text, " {:.0} |", run.rate),
                     (None, _) => write!(text, " |"),

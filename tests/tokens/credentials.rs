@@ -4,9 +4,10 @@ use aws_lc_rs::cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
-use super::{actions, ask, claims, login, refusal};
+use super::{actions, ask, bearer, claims, login, refusal};
+use crate::support::images::OCI_MANIFEST;
 use crate::support::keys::{encrypt_field, hash_password, random_secret};
-use crate::support::{HOSTNAME, Registryd, World};
+use crate::support::{HOSTNAME, Registryd, World, http};
 
 const SCOPE: [&str; 1] = ["repository:demo/private:pull"];
 
@@ -166,6 +167,15 @@ async fn an_access_token_is_for_one_repository() {
     assert_eq!(new["access"][0]["actions"], json!([]));
     claims(ask(&registryd, who, &[]).await).await;
     assert_eq!(world.database.sql("SELECT count(*) FROM logentry3"), "0");
+    // It pulls, and the log names it; of the secret, nobody is told.
+    world.database.sql("UPDATE accesstoken SET friendly_name = 'ci'");
+    let token = bearer(ask(&registryd, who, &SCOPE).await).await;
+    let pulled = http().get(registryd.url("/v2/demo/private/manifests/latest"));
+    let pulled = pulled.bearer_auth(token).header("Accept", OCI_MANIFEST).send().await.unwrap();
+    assert_eq!(pulled.status(), 200);
+    let row = world.database.sql("SELECT performer_id, metadata_json FROM logentry3");
+    assert!(row.starts_with('|') && row.contains("\"token\": \"ci\"}"), "{row}");
+    assert!(!registryd.logs().contains(&secret[32..]));
     for bad in ["x", &secret[..40], &secret[..32]] {
         let refused = refusal(ask(&registryd, Some(("$token", bad)), &SCOPE).await).await;
         assert_eq!(refused, (401, "Invalid access token".to_owned()));

@@ -80,9 +80,6 @@ impl Logins {
             Ok(_) => Err(invalid("Token does not match robot")),
             Err(BearerError::Rejected(reason)) => Err(invalid(&reason)),
             Err(BearerError::Catalog(error)) => Err(error.into()),
-            Err(BearerError::Declined(reason)) => {
-                Err(LoginError::Declined(crate::auth::Declined(reason)))
-            }
         }
     }
 }

@@ -4,11 +4,10 @@ use chrono::{Local, Utc};
 use subtle::ConstantTimeEq;
 
 use super::{DISABLED, FailureLog, Identity, LoginError, Logins, Refusal, invalid};
-use crate::auth::Limits;
+use crate::auth::{ACCESS_TOKEN_NAME, Limits};
 use crate::catalog::{Role, Session};
 
-/// Characters of a token that name it; the rest is the secret.
-const ACCESS_NAME: usize = 32;
+/// Characters of other tokens that name them.
 const APP_NAME: usize = 60;
 const OAUTH_NAME: usize = 20;
 
@@ -22,7 +21,7 @@ impl Logins {
             let refusal = Refusal::service("Invalid access token");
             LoginError::Invalid(refusal.in_log(FailureLog::Nowhere))
         };
-        let (name, code) = split(token, ACCESS_NAME).ok_or_else(wrong)?;
+        let (name, code) = split(token, ACCESS_TOKEN_NAME).ok_or_else(wrong)?;
         let found = db.access_token(name).await?.ok_or_else(wrong)?;
         let stored = self.decrypted(&found.code, name)?.ok_or_else(wrong)?;
         if !same(&stored, code) {

@@ -104,7 +104,6 @@ fn warnings() {
         ("TESTING: true", "TESTING"),
         ("LOGS_MODEL: elasticsearch", "LOGS_MODEL"),
         ("AUTHENTICATION_TYPE: LDAP", "AUTHENTICATION_TYPE"),
-        ("FEATURE_PROXY_STORAGE: true", "FEATURE_PROXY_STORAGE"),
         ("LDAP_SUPERUSER_FILTER: (a=b)", "LDAP_SUPERUSER_FILTER"),
         (
             "DISTRIBUTED_STORAGE_CONFIG: {s3: [S3Storage, {s3_bucket: b, s3_secret_key: s3cr3t-p4ssw0rd}]}",
