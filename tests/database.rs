@@ -36,7 +36,7 @@ fn sslmode_means_what_it_means_to_libpq() {
         -keyout /dev/null -out other.crt 2>&1";
     world.database.sql(&format!("COPY (SELECT 1) TO PROGRAM '{other}'"));
     let wrong = path("wrong.crt", &world.database.sql("SELECT pg_read_file('other.crt')"));
-    let by_address = cluster.uri(&world.database.name);
+    let by_address = cluster.uri(world.database.name());
     let by_name = by_address.replace("127.0.0.1", "localhost");
 
     for (uri, arguments, expected) in [
@@ -70,7 +70,8 @@ fn a_unix_socket_will_do() {
     let mut world = World::new();
     let cluster = Cluster::shared();
     let (folder, port) = (cluster.socket_folder().display(), cluster.port());
-    let uri = format!("postgresql://quay:quay@/{}?host={folder}&port={port}", world.database.name);
+    let uri =
+        format!("postgresql://quay:quay@/{}?host={folder}&port={port}", world.database.name());
     world.configure("DB_URI", uri.into());
     world.registryd();
 }

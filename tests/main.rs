@@ -15,6 +15,7 @@ mod reads;
 mod replay;
 mod rooms;
 mod s3;
+mod sqlite;
 mod support;
 mod switches;
 mod tokens;

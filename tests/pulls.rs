@@ -155,9 +155,11 @@ async fn tags_are_listed_in_pages() {
     let path = "/v2/demo/public/tags/list";
     let few: serde_json::Value = client.get(path).await.json().await.unwrap();
     let few = few["tags"].as_array().unwrap().len();
-    let insert = "INSERT INTO tag (name, repository_id, manifest_id, lifetime_start_ms, tag_kind_id) \
+    let insert = "WITH RECURSIVE numbers (n) AS ( \
+            SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 250) \
+        INSERT INTO tag (name, repository_id, manifest_id, lifetime_start_ms, tag_kind_id) \
         SELECT 'p' || n, t.repository_id, t.manifest_id, 1, t.tag_kind_id \
-        FROM generate_series(1, 250) n, tag t JOIN repository r ON r.id = t.repository_id \
+        FROM numbers, tag t JOIN repository r ON r.id = t.repository_id \
         WHERE r.name = 'public' AND t.name = 'latest'";
     world.database.sql(insert);
     let mut path = format!("{path}?n=100");

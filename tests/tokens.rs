@@ -6,6 +6,7 @@ mod scopes;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::Utc;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -176,9 +177,12 @@ async fn wrong_passwords_lock_for_a_while() {
         world.database.sql(row).trim().to_owned()
     };
     // Far into the back-off, so that the window is still open whatever this machine is doing.
-    let locked = "UPDATE \"user\" SET invalid_login_attempts = 12, \
-        last_invalid_login = now() AT TIME ZONE 'UTC' WHERE username = 'ada'";
-    world.database.sql(locked);
+    let locked = format!(
+        "UPDATE \"user\" SET invalid_login_attempts = 12, last_invalid_login = '{}' \
+         WHERE username = 'ada'",
+        Utc::now().naive_utc()
+    );
+    world.database.sql(&locked);
     let response = ask(&registryd, login(&world.ada), &scope).await;
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     let wait: i64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();

@@ -1,9 +1,8 @@
 //! Accounts that log in: users and robots (contract §2.2).
 
 use chrono::NaiveDateTime;
-use tokio_postgres::types::Type;
 
-use super::connection::{Param, Session};
+use super::connection::Session;
 use super::error::CatalogError;
 
 /// A row of `user` that a password is held against.
@@ -81,55 +80,56 @@ impl Session<'_> {
         any_kind: bool,
         service: Option<i32>,
     ) -> Result<i32, CatalogError> {
-        let params: [Param<'_>; 3] =
-            [(&username, Type::TEXT), (&any_kind, Type::BOOL), (&service, Type::INT4)];
+        let params = [username.into(), any_kind.into(), service.into()];
         let rows = self.query(LOG_ACCOUNT, &params).await?;
-        let id = rows.first().and_then(|row| row.get::<_, Option<i32>>(0));
+        let id = rows.first().map(|row| row.get::<Option<i32>>(0)).transpose()?.flatten();
         let reason = || "there is no account at all".to_owned();
         id.ok_or_else(|| CatalogError::Refused { route: self.route, reason: reason() })
     }
 
     /// The account of this user name or e-mail address.
     pub async fn account(&self, login: &str) -> Result<Option<Account>, CatalogError> {
-        let rows = self.query(ACCOUNT, &[(&login, Type::TEXT)]).await?;
-        Ok(rows.first().map(|row| Account {
-            id: row.get(0),
-            uuid: row.get(1),
-            username: row.get(2),
-            password_hash: row.get(3),
-            invalid_login_attempts: row.get(4),
-            last_invalid_login: row.get(5),
-            enabled: row.get(6),
-            last_accessed: row.get(7),
+        let rows = self.query(ACCOUNT, &[login.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Account {
+            id: row.get(0)?,
+            uuid: row.get(1)?,
+            username: row.get(2)?,
+            password_hash: row.get(3)?,
+            invalid_login_attempts: row.get(4)?,
+            last_invalid_login: row.get(5)?,
+            enabled: row.get(6)?,
+            last_accessed: row.get(7)?,
         }))
     }
 
     /// The robot of this user name; `owner` is the part before the `+`.
     pub async fn robot(&self, login: &str, owner: &str) -> Result<Option<Robot>, CatalogError> {
-        let rows = self.query(ROBOT, &[(&login, Type::TEXT), (&owner, Type::TEXT)]).await?;
-        Ok(rows.first().map(|row| Robot {
-            id: row.get(0),
-            username: row.get(1),
-            enabled: row.get(2),
-            last_accessed: row.get(3),
-            owner: row.get::<_, Option<i32>>(4).zip(row.get(5)),
-            token: row.get(6),
+        let rows = self.query(ROBOT, &[login.into(), owner.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Robot {
+            id: row.get(0)?,
+            username: row.get(1)?,
+            enabled: row.get(2)?,
+            last_accessed: row.get(3)?,
+            owner: row.get::<Option<i32>>(4)?.zip(row.get(5)?),
+            token: row.get(6)?,
         }))
     }
 
     /// Counts a wrong password, which opens the back-off window.
     pub async fn login_failed(&self, id: i32, now: NaiveDateTime) -> Result<(), CatalogError> {
-        self.execute(LOGIN_FAILED, &[(&id, Type::INT4), (&now, Type::TIMESTAMP)]).await
+        self.execute(LOGIN_FAILED, &[id.into(), now.into()]).await
     }
 
     /// Forgets earlier wrong passwords.
     pub async fn login_cleared(&self, id: i32) -> Result<(), CatalogError> {
-        self.execute(LOGIN_CLEARED, &[(&id, Type::INT4)]).await
+        self.execute(LOGIN_CLEARED, &[id.into()]).await
     }
 
     /// Notes that an account was used.
     pub async fn accessed(&self, id: i32, now: NaiveDateTime) -> Result<(), CatalogError> {
         let session = self.counted_as("last_accessed");
-        session.execute(ACCESSED, &[(&id, Type::INT4), (&now, Type::TIMESTAMP)]).await
+        session.execute(ACCESSED, &[id.into(), now.into()]).await
     }
 }

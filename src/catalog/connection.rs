@@ -1,48 +1,36 @@
-//! The bounded connection pool. A request that gets no connection in time is told so; a statement
-//! that takes too long is cancelled; nothing waits for ever.
+//! Statements on behalf of a route: counted, limited in time, and the same for both engines.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Client, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
-};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OnceCell;
-use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{NoTls, Row};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::enums::Enums;
-use super::error::{CatalogError, chain};
+use super::error::CatalogError;
+use super::postgres::Postgres;
 use super::pulls::Reads;
-use super::tls;
-use crate::config::{Database, Host, Sidecar, SslMode, Target};
+use super::sqlite::Sqlite;
+use super::value::{Param, Row, Sql};
+use crate::config::{Database, Engine, Sidecar};
 use crate::telemetry::Metrics;
 
-/// A parameter and its type, so that a statement needs no round trip to be prepared.
-pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
-
-/// The database. Cheap to clone; clones share one pool.
+/// The database. Cheap to clone; clones share their connections.
 ///
-/// A connection is driven by the runtime that opened it, so every serving thread has a pool of
-/// its own ([`Catalog::with_own_pool`]) and no statement hops between threads.
+/// A connection to PostgreSQL is driven by the runtime that opened it, so every serving thread has
+/// a pool of its own ([`Catalog::with_own_pool`]) and no statement hops between threads.
 #[derive(Clone)]
 pub struct Catalog {
-    pool: Pool,
+    connections: Connections,
     pub(super) reads: Arc<Reads>,
-    shared: Arc<Shared>,
+    enums: Arc<OnceCell<Enums>>,
+    wait: Duration,
 }
 
-struct Shared {
-    postgres: tokio_postgres::Config,
-    tls: Option<MakeRustlsConnect>,
-    wait: Duration,
-    statement_timeout: Duration,
-    prepared: bool,
-    metrics: Arc<Metrics>,
-    enums: OnceCell<Enums>,
+#[derive(Clone)]
+enum Connections {
+    Postgres(Postgres),
+    Sqlite(Sqlite),
 }
 
 impl Catalog {
@@ -53,95 +41,36 @@ impl Catalog {
         pool_size: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self, CatalogError> {
-        let unusable = |error: &dyn std::error::Error| CatalogError::Unavailable(chain(error));
-        let tls = match database.tls.mode {
-            SslMode::Disable => None,
-            _ => Some(tls::connector(&database.tls).map_err(|error| unusable(&error))?),
+        let connections = match &database.engine {
+            Engine::Postgres => {
+                Connections::Postgres(Postgres::new(database, sidecar, pool_size, metrics)?)
+            }
+            Engine::Sqlite(path) => {
+                Connections::Sqlite(Sqlite::new(path, sidecar, pool_size, metrics))
+            }
         };
-        let shared = Arc::new(Shared {
-            postgres: postgres(database),
-            tls,
-            wait: sidecar.db_wait,
-            statement_timeout: sidecar.db_statement_timeout,
-            prepared: sidecar.db_prepared_statements,
-            metrics,
-            enums: OnceCell::new(),
-        });
-        Ok(Self { pool: pool(&shared, pool_size)?, reads: Arc::default(), shared })
+        let (reads, enums) = Default::default();
+        Ok(Self { connections, reads, enums, wait: sidecar.db_wait })
     }
 
-    /// The same database through a pool of its own.
+    /// The same database through a pool of its own, where connections belong to threads.
     pub fn with_own_pool(&self, pool_size: usize) -> Result<Self, CatalogError> {
-        let (pool, shared) = (pool(&self.shared, pool_size)?, self.shared.clone());
-        Ok(Self { pool, reads: self.reads.clone(), shared })
+        let mut own = self.clone();
+        if let Connections::Postgres(postgres) = &self.connections {
+            own.connections = Connections::Postgres(postgres.with_own_pool(pool_size)?);
+        }
+        Ok(own)
     }
 
     /// The longest wait for a connection.
     pub(super) fn wait(&self) -> Duration {
-        self.shared.wait
+        self.wait
     }
 
     /// Statements counted under `route`.
     pub fn session(&self, route: &'static str) -> Session<'_> {
         Session { catalog: self, route }
     }
-}
-
-fn pool(shared: &Arc<Shared>, size: usize) -> Result<Pool, CatalogError> {
-    let fast = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = match &shared.tls {
-        Some(tls) => Manager::from_config(shared.postgres.clone(), tls.clone(), fast),
-        None => Manager::from_config(shared.postgres.clone(), NoTls, fast),
-    };
-    Pool::builder(manager)
-        .max_size(size)
-        .wait_timeout(Some(shared.wait))
-        .create_timeout(Some(shared.wait))
-        .recycle_timeout(Some(shared.wait))
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| CatalogError::Unavailable(chain(&error)))
-}
-
-fn postgres(database: &Database) -> tokio_postgres::Config {
-    let mut config = tokio_postgres::Config::new();
-    config
-        .user(&database.user)
-        .dbname(&database.dbname)
-        .connect_timeout(database.connect_timeout)
-        .application_name(database.application_name.as_deref().unwrap_or("quay-sidecar"))
-        .ssl_mode(match database.tls.mode {
-            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-            SslMode::Allow | SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-            _ => tokio_postgres::config::SslMode::Require,
-        });
-    config.keepalives(database.keepalives.is_some());
-    if let Some(keepalives) = &database.keepalives {
-        // What is not set stays the system's own.
-        keepalives.idle.map(|idle| config.keepalives_idle(idle));
-        keepalives.interval.map(|interval| config.keepalives_interval(interval));
-        keepalives.count.map(|count| config.keepalives_retries(count));
-    }
-    database.tcp_user_timeout.map(|timeout| config.tcp_user_timeout(timeout));
-    config.target_session_attrs(match database.target {
-        Target::Any => TargetSessionAttrs::Any,
-        Target::ReadWrite => TargetSessionAttrs::ReadWrite,
-        Target::ReadOnly => TargetSessionAttrs::ReadOnly,
-    });
-    for (host, port) in &database.hosts {
-        match host {
-            Host::Tcp(name) => config.host(name),
-            Host::UnixDir(path) => config.host_path(path),
-        };
-        config.port(*port);
-    }
-    if let Some(password) = &database.password {
-        config.password(password.expose());
-    }
-    if let Some(options) = &database.options {
-        config.options(options);
-    }
-    config
 }
 
 /// The catalog on behalf of one route or one kind of background work.
@@ -152,119 +81,62 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs a statement and returns its rows.
-    ///
-    /// A connection that turns out to be dead (the database restarted) is replaced once; so the
-    /// statement must be one that may run twice.
+    /// Runs a statement that changes nothing, and returns its rows.
     pub(super) async fn query(
         &self,
-        sql: &'static str,
+        sql: impl Into<Sql>,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, CatalogError> {
-        let client = self.client().await?;
-        match self.limited(client, sql, params).await {
-            Err(Failure::Broken(_)) => {
-                let client = self.client().await?;
-                self.limited(client, sql, params).await.map_err(Failure::into_error)
+        let sql = sql.into();
+        match &self.catalog.connections {
+            Connections::Postgres(postgres) => {
+                postgres.query(self.route, sql.postgres, params).await
             }
-            result => result.map_err(Failure::into_error),
+            Connections::Sqlite(sqlite) => sqlite.query(self.route, sql.sqlite, params).await,
         }
     }
 
     /// Runs a statement that must not run twice.
     pub(super) async fn execute(
         &self,
-        sql: &'static str,
+        sql: impl Into<Sql>,
         params: &[Param<'_>],
     ) -> Result<(), CatalogError> {
-        let client = self.client().await?;
-        self.limited(client, sql, params).await.map(drop).map_err(Failure::into_error)
+        let sql = sql.into();
+        match &self.catalog.connections {
+            Connections::Postgres(postgres) => {
+                postgres.execute(self.route, sql.postgres, params).await
+            }
+            Connections::Sqlite(sqlite) => {
+                sqlite.execute_each(self.route, sql.sqlite, &[params]).await
+            }
+        }
+    }
+
+    /// SQLite, where the database is one: it has no arrays, and needs none.
+    pub(super) fn sqlite(&self) -> Option<&Sqlite> {
+        match &self.catalog.connections {
+            Connections::Postgres(_) => None,
+            Connections::Sqlite(sqlite) => Some(sqlite),
+        }
     }
 
     /// Quay's lookup tables, read once a process.
     pub(super) async fn enums(&self) -> Result<&Enums, CatalogError> {
-        self.catalog.shared.enums.get_or_try_init(|| Enums::load(self)).await
+        self.catalog.enums.get_or_try_init(|| Enums::load(self)).await
     }
 
     /// The same session, counted under another name.
     pub(super) fn counted_as(self, route: &'static str) -> Self {
         Self { route, ..self }
     }
-
-    async fn client(&self) -> Result<Client, CatalogError> {
-        self.catalog.pool.get().await.map_err(|error| match error {
-            PoolError::Timeout(TimeoutType::Wait) => {
-                self.catalog.shared.metrics.pool_timeouts.inc();
-                CatalogError::Unavailable("every connection is in use".to_owned())
-            }
-            PoolError::Backend(error) => CatalogError::Unavailable(chain(&error)),
-            other => CatalogError::Unavailable(chain(&other)),
-        })
-    }
-
-    async fn limited(
-        &self,
-        client: Client,
-        sql: &'static str,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Failure> {
-        let shared = &self.catalog.shared;
-        shared.metrics.statement(self.route);
-        let in_use = InUse::count(&shared.metrics.pool_in_use);
-        let result = tokio::time::timeout(shared.statement_timeout, self.run(&client, sql, params));
-        let result = result.await;
-        drop(in_use);
-        match result {
-            Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if error.is_closed() => Err(Failure::Broken(chain(&error))),
-            Ok(Err(error)) => {
-                Err(Failure::Answered(CatalogError::from_postgres(self.route, &error)))
-            }
-            Err(_) => {
-                self.cancel(client);
-                let limit_ms = shared.statement_timeout.as_millis();
-                Err(Failure::Answered(CatalogError::Timeout { route: self.route, limit_ms }))
-            }
-        }
-    }
-
-    async fn run(
-        &self,
-        client: &Client,
-        sql: &'static str,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        if !self.catalog.shared.prepared {
-            return client.query_typed(sql, params).await;
-        }
-        let types: Vec<Type> = params.iter().map(|(_, ty)| ty.clone()).collect();
-        let statement = client.prepare_typed_cached(sql, &types).await?;
-        let values: Vec<&(dyn ToSql + Sync)> = params.iter().map(|(value, _)| *value).collect();
-        client.query(&statement, &values).await
-    }
-
-    /// Closes the connection and asks the server to stop what it was doing there.
-    fn cancel(&self, client: Client) {
-        let token = client.cancel_token();
-        let tls = self.catalog.shared.tls.clone();
-        drop(Client::take(client));
-        tokio::spawn(async move {
-            let asked = async {
-                match tls {
-                    Some(tls) => token.cancel_query(tls).await,
-                    None => token.cancel_query(NoTls).await,
-                }
-            };
-            let _ = tokio::time::timeout(Duration::from_secs(5), asked).await;
-        });
-    }
 }
 
 /// Counts a connection while it is in use, also when whoever uses it is dropped.
-struct InUse(Gauge);
+pub(super) struct InUse(Gauge);
 
 impl InUse {
-    fn count(gauge: &Gauge) -> Self {
+    pub(super) fn count(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
@@ -273,20 +145,5 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-enum Failure {
-    /// The connection was dead: the statement may not have run.
-    Broken(String),
-    Answered(CatalogError),
-}
-
-impl Failure {
-    fn into_error(self) -> CatalogError {
-        match self {
-            Self::Broken(reason) => CatalogError::Unavailable(reason),
-            Self::Answered(error) => error,
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! Tokens that stand for a login: of applications, of OAuth, of one repository (contract §2.2).
 
 use chrono::NaiveDateTime;
-use tokio_postgres::types::Type;
 
 use super::connection::Session;
 use super::error::CatalogError;
@@ -91,40 +90,39 @@ impl Session<'_> {
         name: &str,
         local_now: NaiveDateTime,
     ) -> Result<Option<AppToken>, CatalogError> {
-        let params = [(&name as _, Type::TEXT), (&local_now as _, Type::TIMESTAMP)];
+        let params = [name.into(), local_now.into()];
         let rows = self.query(APP_TOKEN, &params).await?;
-        Ok(rows.first().map(|row| AppToken {
-            id: row.get(0),
-            uuid: row.get(1),
-            title: row.get(2),
-            secret: row.get(3),
-            last_accessed: row.get(4),
-            owner: Owner { id: row.get(5), username: row.get(6), enabled: row.get(7) },
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(AppToken {
+            id: row.get(0)?,
+            uuid: row.get(1)?,
+            title: row.get(2)?,
+            secret: row.get(3)?,
+            last_accessed: row.get(4)?,
+            owner: Owner { id: row.get(5)?, username: row.get(6)?, enabled: row.get(7)? },
         }))
     }
 
     /// The OAuth token of this name, expired or not.
     pub async fn oauth_token(&self, name: &str) -> Result<Option<OAuthToken>, CatalogError> {
-        let rows = self.query(OAUTH_TOKEN, &[(&name, Type::TEXT)]).await?;
-        Ok(rows.first().map(|row| OAuthToken {
-            id: row.get(0),
-            uuid: row.get(1),
-            code_hash: row.get(2),
-            scope: row.get(3),
-            expires_at: row.get(4),
-            last_accessed: row.get(5),
-            owner: Owner { id: row.get(6), username: row.get(7), enabled: row.get(8) },
+        let rows = self.query(OAUTH_TOKEN, &[name.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(OAuthToken {
+            id: row.get(0)?,
+            uuid: row.get(1)?,
+            code_hash: row.get(2)?,
+            scope: row.get(3)?,
+            expires_at: row.get(4)?,
+            last_accessed: row.get(5)?,
+            owner: Owner { id: row.get(6)?, username: row.get(7)?, enabled: row.get(8)? },
         }))
     }
 
     /// The access token of this name.
     pub async fn access_token(&self, name: &str) -> Result<Option<AccessToken>, CatalogError> {
-        let rows = self.query(ACCESS_TOKEN, &[(&name, Type::TEXT)]).await?;
-        Ok(rows.first().map(|row| AccessToken {
-            repository_id: row.get(0),
-            role: row.get(1),
-            code: row.get(2),
-        }))
+        let rows = self.query(ACCESS_TOKEN, &[name.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(AccessToken { repository_id: row.get(0)?, role: row.get(1)?, code: row.get(2)? }))
     }
 
     /// Notes that an application token was used; `now` is UTC.
@@ -152,6 +150,6 @@ impl Session<'_> {
         now: NaiveDateTime,
     ) -> Result<(), CatalogError> {
         let session = self.counted_as("last_accessed");
-        session.execute(sql, &[(&id, Type::INT4), (&now, Type::TIMESTAMP)]).await
+        session.execute(sql, &[id.into(), now.into()]).await
     }
 }

@@ -27,7 +27,7 @@ impl Enums {
     pub(super) async fn load(session: &Session<'_>) -> Result<Self, CatalogError> {
         let mut enums = Self::default();
         for row in session.counted_as("enums").query(SELECT, &[]).await? {
-            let (kind, id, name): (String, i32, String) = (row.get(0), row.get(1), row.get(2));
+            let (kind, id, name): (String, i32, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let table = enums.0.entry(kind).or_default();
             table.names.insert(id, name.clone());
             table.ids.insert(name, id);

@@ -1,10 +1,10 @@
 //! The public keys of Quay's instances.
 
 use chrono::{NaiveDateTime, Utc};
-use tokio_postgres::types::Type;
 
 use super::connection::Session;
 use super::error::CatalogError;
+use super::value::Row;
 
 /// An approved key that has not expired (contract §2.1, Keys).
 #[derive(Debug)]
@@ -26,10 +26,9 @@ impl Session<'_> {
     /// Every key that tokens of `service` may be signed with.
     pub async fn service_keys(&self, service: &str) -> Result<Vec<ServiceKey>, CatalogError> {
         let now = Utc::now().naive_utc();
-        let rows = self.query(SELECT, &[(&service, Type::TEXT), (&now, Type::TIMESTAMP)]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| ServiceKey { kid: row.get(0), jwk: row.get(1), expires: row.get(2) })
-            .collect())
+        let rows = self.query(SELECT, &[service.into(), now.into()]).await?;
+        let key =
+            |row: &Row| Ok(ServiceKey { kid: row.get(0)?, jwk: row.get(1)?, expires: row.get(2)? });
+        rows.iter().map(key).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Quay's tables as functions. All SQL is in this room, each statement beside the row it fills.
+//! Quay's tables as functions. All SQL is in this room, each statement beside the row it fills;
+//! most are the same for PostgreSQL and SQLite, and what differs is a [`value::Sql`] of two texts.
 //!
 //! Nothing is cached but the lookup tables. Quay caches more (contract §3.10); here requests that
 //! ask the same at the same time share a statement instead, so nothing that we answer is stale.
@@ -12,14 +13,17 @@ mod error;
 mod keys;
 mod live;
 mod performer;
+mod postgres;
 mod pulls;
 mod referrers;
 mod repositories;
 mod roles;
 pub mod schema;
 mod scopes;
+mod sqlite;
 mod tags;
 mod tls;
+mod value;
 
 pub use accounts::{Account, Robot};
 pub use action_log::LogRow;

@@ -1,7 +1,8 @@
 //! Who a token was made for. Each kind of entity is a join of its own, so that a pull and its
 //! performer are one statement.
 
-use tokio_postgres::Row;
+use super::error::CatalogError;
+use super::value::Row;
 
 /// The entity named in a token's context (contract §2.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +74,7 @@ pub enum PerformerDetail {
 }
 
 /// A statement about a repository with a performer, for each kind of [`Entity`]: `$5` is its
-/// reference.
+/// reference, of an application's token `$6` is now in local time.
 macro_rules! per_entity {
     ($entity:expr, $columns:literal, $from:literal) => {
         match $entity {
@@ -105,7 +106,7 @@ macro_rules! per_entity {
                 ", p.id, p.username, p.enabled, a.uuid, a.title",
                 $from,
                 " LEFT JOIN appspecificauthtoken a ON a.uuid = $5",
-                " AND (a.expiration IS NULL OR a.expiration > LOCALTIMESTAMP)",
+                " AND (a.expiration IS NULL OR a.expiration > $6)",
                 " LEFT JOIN \"user\" p ON p.id = a.user_id",
                 repository_named!()
             ),
@@ -136,30 +137,33 @@ pub(super) use per_entity;
 
 impl Performer {
     /// Reads the columns that `per_entity!` put after the first `at`.
-    pub(super) fn from_row(entity: &Entity, row: &Row, at: usize) -> Option<Self> {
+    pub(super) fn from_row(
+        entity: &Entity,
+        row: &Row,
+        at: usize,
+    ) -> Result<Option<Self>, CatalogError> {
         if *entity == Entity::Anonymous {
-            return None;
+            return Ok(None);
         }
-        let id: Option<i32> = row.get(at);
-        let id = id?;
+        let Some(id) = row.get::<Option<i32>>(at)? else { return Ok(None) };
         if let Entity::AccessToken(_) = entity {
-            let detail = PerformerDetail::AccessToken(row.get(at + 1));
-            return Some(Self { id: None, username: None, detail });
+            let detail = PerformerDetail::AccessToken(row.get(at + 1)?);
+            return Ok(Some(Self { id: None, username: None, detail }));
         }
-        let enabled: bool = row.get(at + 2);
+        let enabled: bool = row.get(at + 2)?;
         let detail = match entity {
-            Entity::Anonymous | Entity::AccessToken(_) => return None,
+            Entity::Anonymous | Entity::AccessToken(_) => return Ok(None),
             Entity::User(_) => PerformerDetail::User,
             Entity::Robot(_) => PerformerDetail::Robot,
             Entity::AppToken(_) => {
-                PerformerDetail::AppToken { uuid: row.get(at + 3), title: row.get(at + 4) }
+                PerformerDetail::AppToken { uuid: row.get(at + 3)?, title: row.get(at + 4)? }
             }
             Entity::OAuthToken(_) => PerformerDetail::OAuthToken {
-                id: row.get(at + 3),
-                client_id: row.get(at + 4),
-                application: row.get(at + 5),
+                id: row.get(at + 3)?,
+                client_id: row.get(at + 4)?,
+                application: row.get(at + 5)?,
             },
         };
-        Some(Self { id: enabled.then_some(id), username: row.get(at + 1), detail })
+        Ok(Some(Self { id: enabled.then_some(id), username: row.get(at + 1)?, detail }))
     }
 }

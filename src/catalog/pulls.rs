@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::Utc;
-use tokio_postgres::Row;
-use tokio_postgres::types::Type;
+use chrono::{Local, Utc};
 
-use super::connection::{Param, Session};
+use super::connection::Session;
 use super::enums::Enums;
 use super::error::CatalogError;
 use super::performer::{Entity, Performer, per_entity};
+use super::value::{Param, Row};
 use crate::oci::{Digest, EMPTY_LAYER, RepoName};
 use crate::rounds::Rounds;
 
@@ -104,12 +103,12 @@ pub(super) use repository_named;
 impl Repository {
     pub(super) fn from_row(row: &Row, enums: &Enums) -> Result<Self, CatalogError> {
         Ok(Self {
-            id: row.get(0),
-            namespace_id: row.get(1),
-            public: enums.name("visibility", row.get(2))? == "public",
-            kind: enums.name("repositorykind", row.get(3))?.to_owned(),
-            free_namespace: row.get(4),
-            proxy_cache: row.get(5),
+            id: row.get(0)?,
+            namespace_id: row.get(1)?,
+            public: enums.name("visibility", row.get(2)?)? == "public",
+            kind: enums.name("repositorykind", row.get(3)?)?.to_owned(),
+            free_namespace: row.get(4)?,
+            proxy_cache: row.get(5)?,
         })
     }
 }
@@ -245,40 +244,39 @@ impl Session<'_> {
             Wanted::Digest(digest) => (by_digest(entity), digest),
         };
         let now_ms = Utc::now().timestamp_millis();
-        let entity_reference = entity.reference();
         let mut params: Vec<Param<'_>> = vec![
-            (&name.namespace, Type::TEXT),
-            (&name.repository, Type::TEXT),
-            (reference, Type::TEXT),
-            (&now_ms, Type::INT8),
+            name.namespace.as_str().into(),
+            name.repository.as_str().into(),
+            reference.into(),
+            now_ms.into(),
         ];
-        if let Some(reference) = &entity_reference {
-            params.push((reference, Type::TEXT));
+        params.extend(entity.reference().map(Param::from));
+        if let Entity::AppToken(_) = entity {
+            params.push(Local::now().naive_local().into());
         }
         let rows = self.query(sql, &params).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let enums = self.enums().await?;
-        let digest: Option<String> = row.get(6);
+        let digest: Option<String> = row.get(6)?;
         let manifest = match digest {
             None => None,
             Some(digest) => Some(Manifest {
                 digest,
-                media_type: enums.name("mediatype", row.get(7))?.to_owned(),
-                bytes: Bytes::copy_from_slice(row.get::<_, &str>(8).as_bytes()),
+                media_type: enums.name("mediatype", row.get(7)?)?.to_owned(),
+                bytes: Bytes::copy_from_slice(row.get::<&str>(8)?.as_bytes()),
             }),
         };
         Ok(Some(ManifestLookup {
             repository: Repository::from_row(row, enums)?,
-            performer: Performer::from_row(entity, row, 10),
+            performer: Performer::from_row(entity, row, 10)?,
             manifest,
-            expired: row.get(9),
+            expired: row.get(9)?,
         }))
     }
 
     /// The repository alone, as a lookup that finds no blob.
     pub async fn repository(&self, name: &RepoName) -> Result<Found<BlobLookup>, CatalogError> {
-        let params: [Param<'_>; 2] =
-            [(&name.namespace, Type::TEXT), (&name.repository, Type::TEXT)];
+        let params = [name.namespace.as_str().into(), name.repository.as_str().into()];
         let rows = self.query(REPOSITORY, &params).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let repository = Repository::from_row(row, self.enums().await?)?;
@@ -307,26 +305,26 @@ impl Session<'_> {
     ) -> Result<Option<BlobLookup>, CatalogError> {
         let sql = if digest.as_str() == EMPTY_LAYER { EMPTY_LAYER_BLOB } else { BLOB };
         let digest = digest.as_str();
-        let params: [Param<'_>; 3] =
-            [(&name.namespace, Type::TEXT), (&name.repository, Type::TEXT), (&digest, Type::TEXT)];
+        let params =
+            [name.namespace.as_str().into(), name.repository.as_str().into(), digest.into()];
         let rows = self.query(sql, &params).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let enums = self.enums().await?;
         let repository = Repository::from_row(row, enums)?;
-        if row.get::<_, Option<i32>>(6).is_none() {
+        if row.get::<Option<i32>>(6)?.is_none() {
             return Ok(Some(BlobLookup { repository, blob: None }));
         }
-        let by_digest: bool = row.get(8);
+        let by_digest: bool = row.get(8)?;
         let mut blob = Blob {
-            size: row.get::<_, Option<i64>>(7).and_then(|size| u64::try_from(size).ok()),
+            size: row.get::<Option<i64>>(7)?.and_then(|size| u64::try_from(size).ok()),
             stored_at: match by_digest {
                 true => StoredAt::ContentAddress,
-                false => StoredAt::SharedImages(row.get(9)),
+                false => StoredAt::SharedImages(row.get(9)?),
             },
             locations: Vec::new(),
         };
         for row in &rows {
-            if let Some(location) = row.get::<_, Option<i32>>(10) {
+            if let Some(location) = row.get::<Option<i32>>(10)? {
                 blob.locations.push(enums.name("imagestoragelocation", location)?.to_owned());
             }
         }

@@ -1,10 +1,9 @@
 //! Manifests that refer to another one by its digest (contract §1.6.3).
 
-use tokio_postgres::types::Type;
-
-use super::connection::{Param, Session};
+use super::connection::Session;
 use super::error::CatalogError;
 use super::pulls::{Repository, repository_columns, repository_named};
+use super::value::{Param, Sql};
 use crate::oci::RepoName;
 
 /// What was found for a referrers request.
@@ -55,10 +54,21 @@ const REFERRERS: &str = concat!(
 );
 
 /// `$1` `repository.id`, `$2` digests, `$3` limit of bytes.
-const BY_DIGESTS: &str = "\
-    SELECT digest, media_type_id, \
-        CASE WHEN sum(octet_length(manifest_bytes)) OVER () <= $3 THEN manifest_bytes END \
-    FROM manifest WHERE repository_id = $1 AND digest = ANY ($2)";
+macro_rules! by_digests {
+    ($among:literal) => {
+        concat!(
+            "SELECT digest, media_type_id, \
+                CASE WHEN sum(octet_length(manifest_bytes)) OVER () <= $3 THEN manifest_bytes END \
+            FROM manifest WHERE repository_id = $1 AND digest ",
+            $among
+        )
+    };
+}
+
+const BY_DIGESTS: Sql = Sql {
+    postgres: by_digests!("= ANY ($2)"),
+    sqlite: by_digests!("IN (SELECT value FROM json_each($2))"),
+};
 
 impl Session<'_> {
     /// Up to `most` manifests whose subject is `subject`, of one artifact type or of any; `None`
@@ -72,32 +82,34 @@ impl Session<'_> {
         (most, most_bytes): (i64, i64),
     ) -> Result<Option<Referrers>, CatalogError> {
         let fallback = subject.replacen(':', "-", 1);
-        let params: [Param<'_>; 8] = [
-            (&name.namespace, Type::TEXT),
-            (&name.repository, Type::TEXT),
-            (&subject, Type::TEXT),
-            (&artifact_type, Type::TEXT),
-            (&fallback, Type::TEXT),
-            (&now_ms, Type::INT8),
-            (&most, Type::INT8),
-            (&most_bytes, Type::INT8),
+        let params = [
+            name.namespace.as_str().into(),
+            name.repository.as_str().into(),
+            subject.into(),
+            artifact_type.into(),
+            fallback.as_str().into(),
+            now_ms.into(),
+            most.into(),
+            most_bytes.into(),
         ];
         let rows = self.query(REFERRERS, &params).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let enums = self.enums().await?;
         let repository = Repository::from_row(first, enums)?;
         let (mut manifests, mut fallback) = (Vec::new(), None);
-        for row in rows.iter().filter(|row| row.get::<_, Option<String>>(7).is_some()) {
-            let Some(bytes) = row.get(9) else {
+        for row in &rows {
+            // Without any there is one row, and no digest in it.
+            let Some(digest) = row.get(7)? else { continue };
+            let Some(bytes) = row.get(9)? else {
                 return Ok(Some(Referrers {
                     repository,
                     manifests: Err(TooLarge),
                     fallback: None,
                 }));
             };
-            let media_type = enums.name("mediatype", row.get(8))?.to_owned();
-            let referrer = Referrer { digest: row.get(7), media_type, bytes };
-            match row.get::<_, i32>(6) {
+            let media_type = enums.name("mediatype", row.get(8)?)?.to_owned();
+            let referrer = Referrer { digest, media_type, bytes };
+            match row.get::<i32>(6)? {
                 0 => manifests.push(referrer),
                 _ => fallback = Some(referrer),
             }
@@ -112,15 +124,14 @@ impl Session<'_> {
         digests: &[&str],
         most_bytes: i64,
     ) -> Result<Result<Vec<Referrer>, TooLarge>, CatalogError> {
-        let params: [Param<'_>; 3] =
-            [(&repository_id, Type::INT4), (&digests, Type::TEXT_ARRAY), (&most_bytes, Type::INT8)];
+        let params = [repository_id.into(), Param::Texts(digests), most_bytes.into()];
         let enums = self.enums().await?;
         let rows = self.query(BY_DIGESTS, &params).await?;
         let mut found = Vec::new();
         for row in &rows {
-            let Some(bytes) = row.get(2) else { return Ok(Err(TooLarge)) };
-            let media_type = enums.name("mediatype", row.get(1))?.to_owned();
-            found.push(Referrer { digest: row.get(0), media_type, bytes });
+            let Some(bytes) = row.get(2)? else { return Ok(Err(TooLarge)) };
+            let media_type = enums.name("mediatype", row.get(1)?)?.to_owned();
+            found.push(Referrer { digest: row.get(0)?, media_type, bytes });
         }
         Ok(Ok(found))
     }

@@ -1,8 +1,8 @@
 //! The repositories that a caller sees in the catalog (contract §3.9).
 
-use tokio_postgres::types::Type;
+use chrono::Local;
 
-use super::connection::{Param, Session};
+use super::connection::Session;
 use super::error::CatalogError;
 use super::performer::Entity;
 
@@ -43,7 +43,7 @@ const ROBOT: &str = "SELECT id, username, enabled FROM \"user\" WHERE username =
 const APP_TOKEN: &str = "\
     SELECT u.id, u.username, u.enabled FROM appspecificauthtoken t \
     JOIN \"user\" u ON u.id = t.user_id WHERE t.uuid = $1 \
-    AND (t.expiration IS NULL OR t.expiration > LOCALTIMESTAMP)";
+    AND (t.expiration IS NULL OR t.expiration > $2)";
 const OAUTH_TOKEN: &str = "\
     SELECT u.id, u.username, u.enabled FROM oauthaccesstoken t \
     JOIN \"user\" u ON u.id = t.authorized_user_id WHERE t.uuid = $1";
@@ -83,6 +83,7 @@ const EVERYTHING: &str = page!(
 impl Session<'_> {
     /// Who a token was made for; `None` for nobody, or somebody who is gone.
     pub async fn caller(&self, entity: &Entity) -> Result<Option<Caller>, CatalogError> {
+        let local_now = Local::now().naive_local();
         let (sql, reference) = match entity {
             Entity::Anonymous | Entity::AccessToken(_) => return Ok(None),
             Entity::User(uuid) => (USER, uuid),
@@ -90,12 +91,12 @@ impl Session<'_> {
             Entity::AppToken(uuid) => (APP_TOKEN, uuid),
             Entity::OAuthToken(uuid) => (OAUTH_TOKEN, uuid),
         };
-        let rows = self.query(sql, &[(reference, Type::TEXT)]).await?;
-        Ok(rows.first().map(|row| Caller {
-            id: row.get(0),
-            username: row.get(1),
-            enabled: row.get(2),
-        }))
+        let params = [reference.into(), local_now.into()];
+        // Only applications' tokens end.
+        let params = if let Entity::AppToken(_) = entity { &params[..] } else { &params[..1] };
+        let rows = self.query(sql, params).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Caller { id: row.get(0)?, username: row.get(1)?, enabled: row.get(2)? }))
     }
 
     /// Up to `limit` repositories with an id of at least `start`.
@@ -114,17 +115,12 @@ impl Session<'_> {
         let user_id = caller.map_or(-1, |caller| caller.id);
         let kind = self.enums().await?.id("repositorykind", "image")?;
         let limit = i64::from(limit);
-        let params: [Param<'_>; 4] = [
-            (&user_id, Type::INT4),
-            (&start, Type::INT4),
-            (&limit, Type::INT8),
-            (&kind, Type::INT4),
-        ];
+        let params = [user_id.into(), start.into(), limit.into(), kind.into()];
         let rows = self.query(sql, &params).await?;
         let listed = rows.iter().map(|row| {
-            let (namespace, name): (String, String) = (row.get(1), row.get(2));
-            Listed { id: row.get(0), name: format!("{namespace}/{name}") }
+            let (namespace, name): (&str, &str) = (row.get(1)?, row.get(2)?);
+            Ok(Listed { id: row.get(0)?, name: format!("{namespace}/{name}") })
         });
-        Ok(listed.collect())
+        listed.collect()
     }
 }

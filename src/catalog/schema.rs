@@ -4,6 +4,7 @@
 //! The model knows no engine: each has a file of its own that renders for it.
 
 mod postgres;
+mod sqlite;
 #[cfg(test)]
 mod tests;
 
@@ -114,6 +115,8 @@ pub struct LiveColumn {
     pub data_type: String,
     /// `is_nullable`
     pub nullable: bool,
+    /// Whether its integers have any size, as SQLite's do, whatever its type is called.
+    pub any_size: bool,
 }
 
 /// One way in which a live database is not what we rely on.
@@ -200,6 +203,21 @@ pub fn compare_rows(contract: &Contract, live: &[(String, String)]) -> Vec<Drift
 }
 
 impl Table {
+    fn index_statements(&self) -> impl Iterator<Item = String> {
+        let name = &self.name;
+        let unique = self.unique.iter().map(|columns| ("UNIQUE INDEX", columns));
+        let others = self.indexes.iter().map(|columns| ("INDEX", columns));
+        unique.chain(others).map(move |(kind, columns)| {
+            let index = format!("{name}_{}", columns.join("_"));
+            format!("CREATE {kind} \"{index}\" ON \"{name}\" (\"{}\")", columns.join("\", \""))
+        })
+    }
+
+    fn row_statements(&self) -> impl Iterator<Item = String> {
+        let name = &self.name;
+        self.rows.iter().map(move |row| format!("INSERT INTO \"{name}\" (name) VALUES ('{row}')"))
+    }
+
     fn drift(&self, column: Option<&str>, problem: Problem) -> Drift {
         Drift {
             table: self.name.clone(),
@@ -216,7 +234,10 @@ impl Column {
             return Some(Problem::MissingColumn);
         };
         let expected = self.ty.family();
-        if Family::of_live(&live.data_type) != Some(expected) {
+        let found = Family::of_live(&live.data_type);
+        let integers = [Some(Family::Integer), Some(Family::BigInt)];
+        let fits = live.any_size && integers.contains(&found) && integers.contains(&Some(expected));
+        if found != Some(expected) && !fits {
             return Some(Problem::OtherType { expected, found: live.data_type.clone() });
         }
         (live.nullable && !self.nullable).then_some(Problem::Nullable)
@@ -246,7 +267,7 @@ impl Family {
             "bigint" => Family::BigInt,
             "character varying" | "varchar" | "text" => Family::Text,
             "boolean" => Family::Boolean,
-            "timestamp" | "timestamp without time zone" => Family::Timestamp,
+            "timestamp" | "timestamp without time zone" | "datetime" => Family::Timestamp,
             "date" => Family::Date,
             _ => return None,
         })

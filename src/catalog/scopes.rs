@@ -1,7 +1,5 @@
 //! What a scope of a token request is about, and what the caller may do there.
 
-use tokio_postgres::types::Type;
-
 use super::connection::Session;
 use super::error::CatalogError;
 use super::roles::{NamespaceRole, Role, role_rank, team_role_rank};
@@ -100,39 +98,35 @@ impl Session<'_> {
         let rows = self
             .query(
                 SELECT,
-                &[
-                    (&name.namespace, Type::TEXT),
-                    (&name.repository, Type::TEXT),
-                    (&user_id, Type::INT4),
-                ],
+                &[name.namespace.as_str().into(), name.repository.as_str().into(), user_id.into()],
             )
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let repository = match row.get::<_, Option<i32>>(3) {
+        let repository = match row.get::<Option<i32>>(3)? {
             None => None,
             Some(id) => {
                 let enums = self.enums().await?;
                 Some(ScopedRepository {
                     id,
-                    public: enums.name("visibility", row.get(4))? == "public",
-                    kind: enums.name("repositorykind", row.get(5))?.to_owned(),
-                    trust_enabled: row.get(6),
-                    state: RepositoryState::numbered(row.get(7)),
-                    role: Role::ranked(row.get(8)),
+                    public: enums.name("visibility", row.get(4)?)? == "public",
+                    kind: enums.name("repositorykind", row.get(5)?)?.to_owned(),
+                    trust_enabled: row.get(6)?,
+                    state: RepositoryState::numbered(row.get(7)?),
+                    role: Role::ranked(row.get(8)?),
                 })
             }
         };
         Ok(Some(Authority {
-            namespace_enabled: row.get(0),
-            proxy_cache: row.get(1),
-            namespace_role: NamespaceRole::ranked(row.get(2)),
+            namespace_enabled: row.get(0)?,
+            proxy_cache: row.get(1)?,
+            namespace_role: NamespaceRole::ranked(row.get(2)?),
             repository,
         }))
     }
 
     /// `user.id` of the robot that fills a mirror.
     pub async fn mirror_robot(&self, repository_id: i32) -> Result<Option<i32>, CatalogError> {
-        let rows = self.query(MIRROR_ROBOT, &[(&repository_id, Type::INT4)]).await?;
-        Ok(rows.first().map(|row| row.get(0)))
+        let rows = self.query(MIRROR_ROBOT, &[repository_id.into()]).await?;
+        rows.first().map(|row| row.get(0)).transpose()
     }
 }

@@ -1,8 +1,6 @@
 //! The tags of a repository, a page at a time.
 
-use tokio_postgres::types::Type;
-
-use super::connection::{Param, Session};
+use super::connection::Session;
 use super::error::CatalogError;
 use super::pulls::{Repository, repository_columns, repository_named};
 use crate::oci::RepoName;
@@ -43,17 +41,19 @@ impl Session<'_> {
         // Every tag has a name, so all of them follow the empty one.
         let last = last.unwrap_or_default();
         let one_more = i64::from(limit) + 1;
-        let params: [Param<'_>; 5] = [
-            (&name.namespace, Type::TEXT),
-            (&name.repository, Type::TEXT),
-            (&last, Type::TEXT),
-            (&now_ms, Type::INT8),
-            (&one_more, Type::INT8),
+        let params = [
+            name.namespace.as_str().into(),
+            name.repository.as_str().into(),
+            last.into(),
+            now_ms.into(),
+            one_more.into(),
         ];
         let rows = self.query(PAGE, &params).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let repository = Repository::from_row(first, self.enums().await?)?;
-        let mut names: Vec<String> = rows.iter().filter_map(|row| row.get(6)).collect();
+        // Without any tag there is one row, and no name in it.
+        let names = rows.iter().filter_map(|row| row.get::<Option<String>>(6).transpose());
+        let mut names = names.collect::<Result<Vec<String>, _>>()?;
         let has_more = names.len() > limit as usize;
         names.truncate(limit as usize);
         Ok(Some(TagPage { repository, names, has_more }))

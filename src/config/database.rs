@@ -14,7 +14,7 @@ use super::secret::Secret;
 /// How to reach Quay's database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Database {
-    /// The kind of database; only one is served so far.
+    /// The kind of database. The rest is about a server, and at its default for a file.
     pub engine: Engine,
     /// From the URI, else `user` of the arguments, `PGUSER`, or the name of the process' user.
     pub user: String,
@@ -41,11 +41,13 @@ pub struct Database {
 }
 
 /// The kind of database.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Engine {
     /// PostgreSQL.
     #[default]
     Postgres,
+    /// A file of SQLite's.
+    Sqlite(PathBuf),
 }
 
 /// Where a server listens.
@@ -129,6 +131,8 @@ const TARGETS: [(&str, Target); 5] = [
     ("standby", Target::ReadOnly),
 ];
 
+const SQLITE_FORM: &str = "write it as sqlite:////path/to/file.db, with four slashes";
+
 const SOCKET_DIR: &str = "/var/run/postgresql";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -146,6 +150,9 @@ pub(super) fn read(r: &mut Reader<'_>) -> Database {
             return Database::default();
         }
     };
+    if uri.scheme == "sqlite" {
+        return sqlite(r, &uri);
+    }
     let mut params = Params::collect(r, &uri);
     let database = Database {
         engine: Engine::Postgres,
@@ -176,21 +183,35 @@ fn parse_uri(value: &ValueKind) -> Parsed<DbUri> {
     };
     let uri = db_uri::parse(text.trim()).map_err(|error| Wrong::new(error.to_string(), FORM))?;
     match uri.scheme.as_str() {
-        "postgresql" | "postgres" => {}
-        "sqlite" | "mysql" | "mariadb" => {
-            let reason =
-                format!("{} is not served by this program yet; Python keeps serving", uri.scheme);
-            return Err(Wrong::new(
-                reason,
-                "leave the registry with Python, or move it to PostgreSQL",
-            ));
+        "postgresql" | "postgres" if uri.dbname.is_none() => {
+            Err(Wrong::new("names no database", FORM))
         }
-        _ => return Err(Wrong::new("not the URI of a PostgreSQL database", FORM)),
+        "postgresql" | "postgres" => Ok(uri),
+        "sqlite" => match uri.dbname.as_deref() {
+            None | Some(":memory:") => Err(Wrong::new("names no file", SQLITE_FORM)),
+            Some(_) => Ok(uri),
+        },
+        "mysql" | "mariadb" => Err(Wrong::new(
+            format!("{} is not served by this program; Python keeps serving", uri.scheme),
+            "leave the registry with Python, or move it to PostgreSQL",
+        )),
+        _ => Err(Wrong::new("not the URI of a PostgreSQL or SQLite database", FORM)),
     }
-    if uri.dbname.is_none() {
-        return Err(Wrong::new("names no database", FORM));
+}
+
+/// What stands after the third slash is the path, as SQLAlchemy reads it.
+fn sqlite(r: &mut Reader<'_>, uri: &DbUri) -> Database {
+    let path = PathBuf::from(uri.dbname.clone().unwrap_or_default());
+    let place = r.source.place("DB_URI");
+    r.show("DB_URI", format!("sqlite:///{}", path.display()).show(), place.clone());
+    if path.is_relative() {
+        let wrong = Wrong::new(
+            "a relative path: relative to what, depends on where a process was started",
+            SQLITE_FORM,
+        );
+        r.problem(Severity::Warning, "DB_URI", place, wrong);
     }
-    Ok(uri)
+    Database { engine: Engine::Sqlite(path), ..Database::default() }
 }
 
 /// The URI without its password and parameters, from the parts that are really in use.

@@ -73,11 +73,12 @@ fn names_that_are_not_the_repository() {
 fn tags_match_nothing_but_themselves() {
     let target = Target::get();
     target.world.database.sql(
-        "INSERT INTO tag (name, repository_id, manifest_id, lifetime_start_ms, hidden, reversion,
+        "WITH new (name) AS (VALUES ('w_1'), ('wx1'))
+         INSERT INTO tag (name, repository_id, manifest_id, lifetime_start_ms, hidden, reversion,
                           immutable, tag_kind_id)
          SELECT new.name, repository_id, manifest_id, lifetime_start_ms, hidden, reversion,
                 immutable, tag_kind_id
-         FROM tag, (VALUES ('w_1'), ('wx1')) new (name) WHERE tag.name = 'v1'",
+         FROM tag, new WHERE tag.name = 'v1'",
     );
     let pull = |tag: &str| target.ask(&get(&format!("/v2/demo/public/manifests/{tag}")));
     for tag in ["v1", "w_1", "wx1"] {

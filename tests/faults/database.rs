@@ -124,7 +124,7 @@ async fn a_database_that_only_reads() {
     let strict = world.registryd();
     world.configure("ALLOW_PULLS_WITHOUT_STRICT_LOGGING", true.into());
     let tolerant = world.registryd();
-    let name = &world.database.name;
+    let name = world.database.name();
     let reconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
     world.database.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));

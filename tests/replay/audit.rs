@@ -85,8 +85,8 @@ type Row = [String; 6];
 
 fn rows_after(installation: &Installation, id: &str) -> Vec<Row> {
     let rows = installation.rows(&format!(
-        "SELECT kind_id, account_id, coalesce(performer_id::text, 'null'),
-            coalesce(repository_id::text, 'null'), ip, metadata_json
+        "SELECT kind_id, account_id, coalesce(CAST(performer_id AS text), 'null'),
+            coalesce(CAST(repository_id AS text), 'null'), ip, metadata_json
          FROM logentry3 WHERE id > {id} ORDER BY id"
     ));
     let row = |columns: Vec<String>| {

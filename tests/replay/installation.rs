@@ -49,7 +49,7 @@ impl Installation {
             .args(["-C"])
             .arg(folder.path()));
         let signer = Signer::read(&data.join("quay.pem.b64"));
-        let database = cluster.clone_template(TEMPLATE);
+        let database = Database::of_template(cluster, TEMPLATE);
         let installation = Installation { database, data, signer, folder };
         installation.configure(HOSTNAME);
         Some(installation)
@@ -107,14 +107,15 @@ impl Installation {
 
     fn configure(&self, hostname: &str) {
         let conf = self.scratch("conf");
-        let address = self.database.uri().split_once('@').expect("a URI with an address").1;
         let storage = self.folder.path().join("storage");
         let config = read(&self.data.join("config.yaml"))
-            .replace("@PGHOST@:@PGPORT@/quay", address)
             .replace("@STORAGE@", &storage.to_string_lossy())
             // Nobody is there: registryd needs no Redis.
             .replace("@REDISPORT@", "1")
             .replace(HOSTNAME, hostname);
+        let uri = format!("DB_URI: {}\n", self.database.uri());
+        let rest = config.lines().filter(|line| !line.starts_with("DB_URI:"));
+        let config = rest.fold(uri, |text, line| text + line + "\n");
         let pem = self.data.join("quay.pem.b64");
         write(&conf.join("config.yaml"), config.as_bytes());
         write(&conf.join("quay.pem"), &run(Command::new("base64").arg("-d").arg(pem)));

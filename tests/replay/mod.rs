@@ -130,8 +130,9 @@ impl<'a> Client<'a> {
     /// Makes the last wrong password one of just now.
     fn fail_again(&self, login: &str) {
         self.installation.database.sql(&format!(
-            "UPDATE \"user\" SET last_invalid_login = now() AT TIME ZONE 'UTC'
-             WHERE username = '{login}' AND invalid_login_attempts > 0"
+            "UPDATE \"user\" SET last_invalid_login = '{}'
+             WHERE username = '{login}' AND invalid_login_attempts > 0",
+            chrono::Utc::now().naive_utc()
         ));
     }
 

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "public to the tests alone")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod database;
 pub mod images;
 pub mod keys;
 pub mod postgres;
@@ -11,11 +12,13 @@ pub mod process;
 pub mod registry_fixture;
 pub mod registryd;
 mod rows;
+mod sqlite;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 
-pub use postgres::{Cluster, Database, free_port};
+pub use database::{Database, on_sqlite};
+pub use postgres::{Cluster, free_port};
 pub use process::{Folder, eventually};
 pub use registry_fixture::{Fixture, Image, Login};
 pub use registryd::Registryd;
@@ -56,9 +59,18 @@ impl World {
         (world, cluster)
     }
 
+    /// One on SQLite, whatever this run of the tests is on.
+    pub fn on_sqlite() -> World {
+        let seeded: &Seeded = &SEEDED;
+        World::with(seeded, Database::carried(Cluster::shared(), TEMPLATE))
+    }
+
     fn on(cluster: &Cluster, seeded: &Seeded) -> World {
+        World::with(seeded, Database::of_template(cluster, TEMPLATE))
+    }
+
+    fn with(seeded: &Seeded, database: Database) -> World {
         let folder = Folder::new();
-        let database = cluster.clone_template(TEMPLATE);
         let fixture = seeded.fixture.moved(database.uri(), folder.path());
         World { database, fixture, folder }
     }

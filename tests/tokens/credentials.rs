@@ -59,6 +59,11 @@ impl World {
     }
 }
 
+/// A literal of local time, for expirations.
+fn hours_from_now(hours: i64) -> String {
+    format!("'{}'", chrono::Local::now().naive_local() + chrono::TimeDelta::hours(hours))
+}
+
 async fn statements(registryd: &Registryd, who: Option<(&str, &str)>) -> f64 {
     let count = || {
         registryd.metric("db_statements_total{route=\"token\"}")
@@ -75,7 +80,7 @@ async fn statements(registryd: &Registryd, who: Option<(&str, &str)>) -> f64 {
 async fn an_application_token() {
     let world = World::new();
     let registryd = world.registryd();
-    let (good, old) = (world.app_token("NULL"), world.app_token("now() - interval '1 hour'"));
+    let (good, old) = (world.app_token("NULL"), world.app_token(&hours_from_now(-1)));
     let token = claims(ask(&registryd, Some(("$app", &good)), &SCOPE).await).await;
     assert_eq!(token["sub"], "ada");
     assert_eq!(token["access"][0]["actions"], json!(["pull"]));
@@ -116,7 +121,7 @@ async fn application_tokens_can_be_switched_off() {
 async fn an_oauth_token_is_limited_by_its_scopes() {
     let world = World::new();
     let registryd = world.registryd();
-    let later = "now() + interval '1 day'";
+    let later = &hours_from_now(24);
     let all = ["repository:demo/private:*,push,pull"];
     for (scope, expected) in [
         ("repo:read", json!(["pull"])),
@@ -135,7 +140,7 @@ async fn an_oauth_token_is_limited_by_its_scopes() {
         assert_eq!((&context["kind"], &context["oauth"]), (&json!("oauth"), &json!("oauth-uuid")));
     }
     world.database.sql("DELETE FROM oauthaccesstoken");
-    let old = world.oauth_token("repo:read", "now() - interval '1 day'");
+    let old = world.oauth_token("repo:read", &hours_from_now(-24));
     for (secret, expected) in [
         (old.as_str(), "OAuth access token has expired"),
         (&old[..30], "OAuth access token could not be validated"),

@@ -16,14 +16,8 @@ fn statements(table: &Table) -> Vec<String> {
     lines.push("PRIMARY KEY (id)".to_owned());
     let mut statements =
         vec![format!("CREATE TABLE \"{name}\" (\n    {}\n)", lines.join(",\n    "))];
-    let unique = table.unique.iter().map(|columns| ("UNIQUE INDEX", columns));
-    let others = table.indexes.iter().map(|columns| ("INDEX", columns));
-    statements.extend(unique.chain(others).map(|(kind, columns)| {
-        let index = format!("{name}_{}", columns.join("_"));
-        format!("CREATE {kind} \"{index}\" ON \"{name}\" (\"{}\")", columns.join("\", \""))
-    }));
-    let row = |row| format!("INSERT INTO \"{name}\" (name) VALUES ('{row}')");
-    statements.extend(table.rows.iter().map(row));
+    statements.extend(table.index_statements());
+    statements.extend(table.row_statements());
     statements
 }
 

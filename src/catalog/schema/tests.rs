@@ -49,6 +49,7 @@ fn each_kind_of_drift_is_found_and_names_its_capabilities() {
             column: column.name.clone(),
             data_type: format!("{:?}", column.ty.family()).to_lowercase(),
             nullable: column.nullable,
+            any_size: false,
         })
         .collect();
     live.retain(|c| (c.table.as_str(), c.column.as_str()) != ("robotaccounttoken", "token"));
@@ -140,6 +141,7 @@ fn columns_of_dump(dump: &str) -> Vec<LiveColumn> {
                 column: column.trim_matches('"').to_owned(),
                 data_type: data_type.to_owned(),
                 nullable: !line.ends_with("NOT NULL"),
+                any_size: false,
             });
         }
     }

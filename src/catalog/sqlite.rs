@@ -1,0 +1,347 @@
+//! Quay's SQLite file, beside Python (deployment contract §12.1).
+//!
+//! What Python decided stays as it is: the journal mode is read, never changed, and the log is
+//! moved into the database (a checkpoint) by Python alone, unless the file is our own. One writer
+//! at a time inside this process, so that only two processes ever wait for each other.
+
+use std::ffi::c_int;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use tokio::sync::Semaphore;
+
+use super::connection::InUse;
+use super::error::CatalogError;
+use super::value::{Param, Row};
+use crate::config::Sidecar;
+use crate::telemetry::Metrics;
+
+/// `PRAGMA application_id` of a file that no Python shares ("qsid"): there, checkpoints are ours.
+pub(super) const APPLICATION_ID: i32 = 0x7173_6964;
+
+/// How long SQLite itself waits for another process: as long as Quay's (`busy_timeout`).
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Beyond the time that a statement may take: for a thread that hangs in the file system.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The longest that a writer of ours leaves the file to others after it had the lock.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
+/// How often a locked file is tried, as in Quay.
+const ATTEMPTS: u32 = 5;
+
+/// Instructions of SQLite's between two looks at the clock: some ten microseconds.
+const CLOCK: c_int = 1000;
+
+/// More than we have statements.
+const PREPARED: usize = 64;
+
+/// Whether a statement changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// The file. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Sqlite(Arc<File>);
+
+struct File {
+    path: PathBuf,
+    readers: Connections,
+    writer: Connections,
+    wait: Duration,
+    limit: Duration,
+    metrics: Arc<Metrics>,
+    /// When the next write may begin. SQLite's lock has no queue: who asks for it again at once
+    /// gets it again, and Python would wait in vain. So it is free for as long as we had it.
+    next_write: Mutex<Option<Instant>>,
+}
+
+/// Connections of one kind: as many as may be used at a time.
+struct Connections {
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Open>>,
+}
+
+/// A connection, and the file that it has open: another may lie there by now.
+struct Open {
+    connection: Connection,
+    inode: (u64, u64),
+    /// Whether no Python shares it.
+    own: bool,
+}
+
+/// One statement, and the values of each of its runs.
+struct Statement {
+    sql: &'static str,
+    sets: Vec<Vec<Value>>,
+}
+
+type Rows = Vec<Vec<Value>>;
+
+impl Connections {
+    fn new(most: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most)), idle: Mutex::default() }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sqlite {
+    /// Opens nothing yet: the first statement does.
+    pub(super) fn new(
+        path: &Path,
+        sidecar: &Sidecar,
+        readers: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(File {
+            path: path.to_owned(),
+            readers: Connections::new(readers),
+            writer: Connections::new(1),
+            wait: sidecar.db_wait,
+            limit: sidecar.db_statement_timeout,
+            metrics,
+            next_write: Mutex::default(),
+        }))
+    }
+
+    /// Runs a statement that changes nothing.
+    pub(super) async fn query(
+        &self,
+        route: &'static str,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, CatalogError> {
+        let sets = vec![params.iter().map(Param::sqlite).collect()];
+        let rows = self.run(Access::Read, route, Statement { sql, sets }).await?;
+        Ok(rows.into_iter().map(Row::Sqlite).collect())
+    }
+
+    /// Runs a statement once for each set of parameters, in one transaction: all of them or none.
+    pub(super) async fn execute_each(
+        &self,
+        route: &'static str,
+        sql: &'static str,
+        sets: &[&[Param<'_>]],
+    ) -> Result<(), CatalogError> {
+        let sets = sets.iter().map(|set| set.iter().map(Param::sqlite).collect()).collect();
+        self.run(Access::Write, route, Statement { sql, sets }).await.map(drop)
+    }
+
+    /// SQLite waits for a locked file by itself, except where waiting could last for ever; then
+    /// it is up to us to begin again, as it is to Python.
+    async fn run(
+        &self,
+        access: Access,
+        route: &'static str,
+        statement: Statement,
+    ) -> Result<Rows, CatalogError> {
+        let statement = Arc::new(statement);
+        let mut attempt = 1;
+        loop {
+            let result = self.attempt(access, route, statement.clone()).await;
+            match result {
+                Err(Failure::Locked(_)) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(Duration::from_millis(10 << attempt)).await;
+                    attempt += 1;
+                }
+                Err(Failure::Locked(reason)) => return Err(CatalogError::Unavailable(reason)),
+                Err(Failure::Other(error)) => return Err(error),
+                Ok(rows) => return Ok(rows),
+            }
+        }
+    }
+
+    /// Away from the serving threads.
+    async fn attempt(
+        &self,
+        access: Access,
+        route: &'static str,
+        statement: Arc<Statement>,
+    ) -> Result<Rows, Failure> {
+        let file = self.0.clone();
+        let permits = file.connections(access).permits.clone();
+        let patience = file.wait + access.patience();
+        let permit = match tokio::time::timeout(patience, permits.acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            _ => {
+                file.metrics.pool_timeouts.inc();
+                let reason = "every connection is in use".to_owned();
+                return Err(Failure::Other(CatalogError::Unavailable(reason)));
+            }
+        };
+        if access == Access::Write {
+            tokio::time::sleep_until(file.next_write().unwrap_or_else(Instant::now).into()).await;
+        }
+        file.metrics.statement(route);
+        let in_use = InUse::count(&file.metrics.pool_in_use);
+        let limit = file.limit;
+        let timeout = || CatalogError::Timeout { route, limit_ms: limit.as_millis() };
+        let job = tokio::task::spawn_blocking(move || {
+            // Given back with the connection, also when nobody waits for the answer any more.
+            let _permit = permit;
+            let _in_use = in_use;
+            file.job(access, &statement)
+        });
+        match tokio::time::timeout(limit + access.patience() + GRACE, job).await {
+            Ok(Ok(result)) => result.map_err(|error| failure(route, &error, timeout)),
+            Ok(Err(error)) => Err(Failure::Other(CatalogError::Unavailable(error.to_string()))),
+            Err(_) => Err(Failure::Other(timeout())),
+        }
+    }
+}
+
+impl Access {
+    /// How long another process may keep it waiting.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Read => Duration::ZERO,
+            Self::Write => BUSY,
+        }
+    }
+}
+
+impl File {
+    fn connections(&self, access: Access) -> &Connections {
+        match access {
+            Access::Read => &self.readers,
+            Access::Write => &self.writer,
+        }
+    }
+
+    fn job(&self, access: Access, statement: &Statement) -> rusqlite::Result<Rows> {
+        let mut open = self.take(access)?;
+        let ends = Instant::now() + self.limit + access.patience();
+        open.connection.progress_handler(CLOCK, Some(move || Instant::now() > ends))?;
+        let result = match access {
+            // Alone, it is a transaction by itself.
+            Access::Read => run(&open.connection, statement),
+            Access::Write => self.write(&mut open, statement),
+        };
+        // A connection that something was wrong with is closed.
+        if result.is_ok() {
+            self.connections(access).idle().push(open);
+        }
+        result
+    }
+
+    /// Asks for the lock at once: only for that does SQLite wait in turn with others.
+    fn write(&self, open: &mut Open, statement: &Statement) -> rusqlite::Result<Rows> {
+        let begin = TransactionBehavior::Immediate;
+        let transaction = open.connection.transaction_with_behavior(begin)?;
+        let began = Instant::now();
+        let rows = run(&transaction, statement)?;
+        transaction.commit()?;
+        if !open.own {
+            let ended = Instant::now();
+            *self.next_write.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(ended + LONGEST_REST.min(ended - began));
+        }
+        Ok(rows)
+    }
+
+    fn next_write(&self) -> Option<Instant> {
+        *self.next_write.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that was used last, or a new one; a file that has taken the place of the old
+    /// one (a backup that was restored) needs new ones.
+    fn take(&self, access: Access) -> rusqlite::Result<Open> {
+        let inode = std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()));
+        let last = {
+            let mut idle = self.connections(access).idle();
+            idle.retain(|open| Some(open.inode) == inode);
+            idle.pop()
+        };
+        match last {
+            Some(open) => Ok(open),
+            None => {
+                let (connection, own) = self.open(access)?;
+                Ok(Open { connection, inode: inode.unwrap_or_default(), own })
+            }
+        }
+    }
+
+    fn open(&self, access: Access) -> rusqlite::Result<(Connection, bool)> {
+        // Readers of a write-ahead log take part in its index, so they too need to write there.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.set_prepared_statement_cache_capacity(PREPARED);
+        connection.busy_timeout(BUSY)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.pragma_update(None, "mmap_size", 0)?;
+        if access == Access::Read {
+            connection.pragma_update(None, "query_only", true)?;
+        }
+        // A row that was logged stays logged when the power fails.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let mark: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let own = mark == APPLICATION_ID;
+        if !own {
+            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
+        Ok((connection, own))
+    }
+}
+
+fn run(connection: &Connection, statement: &Statement) -> rusqlite::Result<Rows> {
+    let mut prepared = connection.prepare_cached(statement.sql)?;
+    let columns = prepared.column_count();
+    let mut found = Vec::new();
+    for values in &statement.sets {
+        for (number, value) in (1..).zip(values) {
+            // `$2` is a name here: its place is where it is first used, if it is.
+            if let Some(place) = prepared.parameter_index(&format!("${number}"))? {
+                prepared.raw_bind_parameter(place, value)?;
+            }
+        }
+        let mut rows = prepared.raw_query();
+        while let Some(row) = rows.next()? {
+            found.push((0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?);
+        }
+    }
+    Ok(found)
+}
+
+enum Failure {
+    /// Another process, or connection, has the lock.
+    Locked(String),
+    Other(CatalogError),
+}
+
+fn failure(
+    route: &'static str,
+    error: &rusqlite::Error,
+    timeout: impl FnOnce() -> CatalogError,
+) -> Failure {
+    let reason = error.to_string();
+    let Some(code) = error.sqlite_error_code() else {
+        return Failure::Other(CatalogError::Refused { route, reason });
+    };
+    Failure::Other(match code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => return Failure::Locked(reason),
+        ErrorCode::OperationInterrupted => timeout(),
+        ErrorCode::ReadOnly => CatalogError::ReadOnly(reason),
+        ErrorCode::CannotOpen
+        | ErrorCode::DatabaseCorrupt
+        | ErrorCode::DiskFull
+        | ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::NotADatabase
+        | ErrorCode::PermissionDenied
+        | ErrorCode::SystemIoFailure => CatalogError::Unavailable(reason),
+        _ => CatalogError::Refused { route, reason },
+    })
+}
