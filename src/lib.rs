@@ -1,7 +1,7 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
+//! `serve`, `registry`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
 //! `config`, `telemetry`, `oci`, `rounds`.
 
 pub mod audit;
@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod config;
 pub mod events;
 pub mod oci;
+pub mod push;
 pub mod registry;
 pub mod rounds;
 pub mod serve;

@@ -99,7 +99,7 @@ fn db_check_names_what_differs_and_what_stays_with_python() {
             .unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    assert_eq!(check(), (Some(0), "V2_AUTH: ok\nV2_PULL: ok\n".to_owned()));
+    assert_eq!(check(), (Some(0), "V2_AUTH: ok\nV2_PULL: ok\nV2_PUSH: ok\n".to_owned()));
     world.database.sql("ALTER TABLE tag DROP COLUMN hidden; ALTER TABLE tag ADD COLUMN new text");
     let (code, said) = check();
     assert_eq!(code, Some(1));

@@ -19,3 +19,4 @@ mod sqlite;
 mod support;
 mod switches;
 mod tokens;
+mod uploads;

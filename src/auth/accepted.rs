@@ -69,7 +69,7 @@ mod tests {
     fn a_token_ends_with_its_time_and_with_its_key() {
         let keys = VerificationKeys::new("quay", Arc::new(Metrics::default()));
         let (accepted, key) = (Accepted::default(), Arc::new(Key::generate()));
-        let bearer = Bearer { readable: Vec::new(), entity: Entity::Anonymous, subject: "".into() };
+        let bearer = Bearer { grants: Vec::new(), entity: Entity::Anonymous, subject: "".into() };
         keys.replace("kid", key.clone());
         accepted.insert("a.b.c", ("kid".into(), key.clone()), 100, Arc::new(bearer));
         let known = |token, now| accepted.get(&keys, token, now).is_some();
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn not_more_than_so_many_are_remembered() {
         let (accepted, key) = (Accepted::default(), Arc::new(Key::generate()));
-        let bearer = Bearer { readable: Vec::new(), entity: Entity::Anonymous, subject: "".into() };
+        let bearer = Bearer { grants: Vec::new(), entity: Entity::Anonymous, subject: "".into() };
         let bearer = Arc::new(bearer);
         for number in 0..=REMEMBERED {
             let signer = ("kid".to_owned(), key.clone());

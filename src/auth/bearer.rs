@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::ACCESS_TOKEN_NAME;
 use super::accepted::Accepted;
 use super::keys::{Key, KeyError, VerificationKeys};
-use crate::catalog::{Catalog, CatalogError, Entity};
+use crate::catalog::{Catalog, CatalogError, Entity, Role};
 use crate::config;
 use crate::oci::{NameRules, RepoName};
 use crate::telemetry::Metrics;
@@ -34,7 +34,7 @@ pub enum BearerError {
 /// An accepted token: what it permits and whom it was made for.
 #[derive(Debug)]
 pub struct Bearer {
-    pub(super) readable: Vec<RepoName>,
+    pub(super) grants: Vec<(RepoName, Role)>,
     /// Whom the action log names.
     pub entity: Entity,
     /// `sub`: the name of the user or robot; of an application token, its owner's.
@@ -44,7 +44,17 @@ pub struct Bearer {
 impl Bearer {
     /// Whether it permits to read `repository`. Every action that Quay grants includes that.
     pub fn may_pull(&self, repository: &RepoName) -> bool {
-        self.readable.contains(repository)
+        self.role(repository) >= Role::Read
+    }
+
+    /// Whether it permits to write to `repository`.
+    pub fn may_push(&self, repository: &RepoName) -> bool {
+        self.role(repository) >= Role::Write
+    }
+
+    fn role(&self, repository: &RepoName) -> Role {
+        let grants = self.grants.iter().filter(|(name, _)| name == repository);
+        grants.map(|(_, role)| *role).max().unwrap_or_default()
     }
 }
 
@@ -100,8 +110,8 @@ impl Verifier {
         let token = Some(token).filter(|token| has_shape(token)).ok_or_else(malformed)?;
         let (claims, key) = self.claims(catalog, token).await?;
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (readable, entity) = (self.readable(&claims)?, entity(&claims)?);
-        let bearer = Arc::new(Bearer { readable, entity, subject });
+        let (grants, entity) = (self.grants(&claims)?, entity(&claims)?);
+        let bearer = Arc::new(Bearer { grants, entity, subject });
         let ends = time(&claims, "exp")?.saturating_add(LEEWAY_S);
         self.accepted.insert(token, key, ends, bearer.clone());
         Ok(bearer)
@@ -184,24 +194,32 @@ impl Verifier {
         }
     }
 
-    /// The repositories of `access`. One entry of another shape spoils the token.
-    fn readable(&self, claims: &Map<String, Value>) -> Result<Vec<RepoName>, BearerError> {
+    /// The repositories of `access`, each with the highest role that its actions stand for. One entry
+    /// of another shape spoils the token.
+    fn grants(&self, claims: &Map<String, Value>) -> Result<Vec<(RepoName, Role)>, BearerError> {
         let malformed = || rejected("Token contained invalid or malformed access grants");
         let Some(access) = claims.get("access") else { return Ok(Vec::new()) };
-        let mut readable = Vec::new();
+        let mut grants = Vec::new();
         for grant in access.as_array().ok_or_else(malformed)? {
             let name = grant.get("name").and_then(Value::as_str).ok_or_else(malformed)?;
             let actions = grant.get("actions").and_then(Value::as_array).ok_or_else(malformed)?;
-            let known = |action: &Value| ["push", "pull", "*"].iter().any(|known| action == known);
             let repository = grant.get("type").is_some_and(|kind| kind == "repository");
-            if !repository || !actions.iter().all(known) {
-                return Err(malformed());
-            }
-            if !actions.is_empty() {
-                readable.extend(RepoName::parse(name, &self.rules));
+            let roles: Option<Vec<Role>> = actions.iter().map(role).collect();
+            let roles = roles.filter(|_| repository).ok_or_else(malformed)?;
+            if let Some(role) = roles.into_iter().max() {
+                grants.extend(RepoName::parse(name, &self.rules).map(|name| (name, role)));
             }
         }
-        Ok(readable)
+        Ok(grants)
+    }
+}
+
+fn role(action: &Value) -> Option<Role> {
+    match action.as_str()? {
+        "pull" => Some(Role::Read),
+        "push" => Some(Role::Write),
+        "*" => Some(Role::Admin),
+        _ => None,
     }
 }
 
@@ -341,18 +359,23 @@ mod tests {
 
     #[test]
     fn grants() {
-        let readable = |access: Value| {
+        let granted = |access: Value| {
             verifier()
-                .readable(&claims(set("access", access)))
-                .map(|names| names.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .grants(&claims(set("access", access)))
+                .map(|grants| {
+                    let named = |(name, role): &(RepoName, Role)| format!("{name} {role:?}");
+                    grants.iter().map(named).collect::<Vec<_>>()
+                })
                 .map_err(|error| error.to_string())
         };
         let grant =
             |name, actions| json!([{"type": "repository", "name": name, "actions": actions}]);
-        assert_eq!(readable(grant("a/b", json!(["push"]))).unwrap(), ["a/b"]);
-        assert_eq!(readable(grant("busybox", json!(["*", "pull"]))).unwrap(), ["library/busybox"]);
-        assert!(readable(grant("a/b", json!([]))).unwrap().is_empty());
-        assert!(readable(json!([])).unwrap().is_empty());
+        assert_eq!(granted(grant("a/b", json!(["push"]))).unwrap(), ["a/b Write"]);
+        assert_eq!(granted(grant("a/b", json!(["pull"]))).unwrap(), ["a/b Read"]);
+        let library = granted(grant("busybox", json!(["*", "pull"])));
+        assert_eq!(library.unwrap(), ["library/busybox Admin"]);
+        assert!(granted(grant("a/b", json!([]))).unwrap().is_empty());
+        assert!(granted(json!([])).unwrap().is_empty());
         let malformed = "Token contained invalid or malformed access grants";
         for bad in [
             json!(null),
@@ -362,7 +385,7 @@ mod tests {
             grant("a/b", json!("pull")),
             json!([{"type": "registry", "name": "catalog", "actions": ["*"]}]),
         ] {
-            assert_eq!(readable(bad.clone()).unwrap_err(), malformed, "{bad}");
+            assert_eq!(granted(bad.clone()).unwrap_err(), malformed, "{bad}");
         }
     }
 
@@ -394,7 +417,7 @@ mod tests {
                 for value in [json!(text), json!(number), json!([text]), json!({"type": text})] {
                     let claims = claims(set(name, value));
                     let _ = verifier().check_claims(&claims, NOW);
-                    let _ = verifier().readable(&claims);
+                    let _ = verifier().grants(&claims);
                     let _ = entity(&claims);
                 }
             }

@@ -139,7 +139,8 @@ impl Authorizer {
         Err(GrantError::Declined(Declined("push_creates")))
     }
 
-    fn is_restricted(&self, username: &str) -> bool {
+    /// Whether a user, or the owner of a robot, may not push to a namespace of their own.
+    pub fn is_restricted(&self, username: &str) -> bool {
         let owner = username.split('+').next().unwrap_or(username);
         let restricted = self.config.restricted.as_ref();
         restricted.is_some_and(|restricted| !restricted.except.iter().any(|name| name == owner))

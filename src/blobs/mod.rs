@@ -3,12 +3,20 @@
 mod local;
 mod path;
 mod s3;
+mod sha_state;
+mod uncompressed;
+mod upload_error;
+mod uploads;
 
 use std::path::Path;
 
 pub use local::{LocalBlob, LocalError, Looks};
 pub use path::BlobPath;
 pub use s3::presigned;
+pub use sha_state::{ResumableSha256, StateError};
+pub use uncompressed::Uncompressed;
+pub use upload_error::UploadError;
+pub use uploads::{Appended, Appender, Reread, Stamp, Uploads};
 
 use crate::config::{self, Location, S3};
 

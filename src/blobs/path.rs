@@ -22,6 +22,12 @@ impl BlobPath {
         plain.then(|| Self(format!("sharedimages/{uuid}/layer")))
     }
 
+    /// Where an upload's bytes are until it is finished. `None` for what is no uuid.
+    pub fn upload(uuid: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(uuid).ok().filter(|_| uuid.len() == 36)?;
+        Some(Self(format!("uploads/{uuid}")))
+    }
+
     /// The path, without a root.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -48,6 +54,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_upload_is_a_uuid(text in ".{0,40}|[0-9a-f-]{36}|[./]{0,10}") {
+            if let Some(path) = BlobPath::upload(&text) {
+                prop_assert!(path.as_str()[8..].bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
+            }
+        }
+
         #[test]
         fn no_uuid_leaves_the_root(uuid in ".{0,60}|[./]{0,10}") {
             if let Some(path) = BlobPath::shared_images(&uuid) {

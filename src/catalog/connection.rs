@@ -21,14 +21,14 @@ use crate::telemetry::Metrics;
 /// a pool of its own ([`Catalog::with_own_pool`]) and no statement hops between threads.
 #[derive(Clone)]
 pub struct Catalog {
-    connections: Connections,
+    pub(super) connections: Connections,
     pub(super) reads: Arc<Reads>,
     enums: Arc<OnceCell<Enums>>,
     wait: Duration,
 }
 
 #[derive(Clone)]
-enum Connections {
+pub(super) enum Connections {
     Postgres(Postgres),
     Sqlite(Sqlite),
 }
@@ -102,14 +102,21 @@ impl Session<'_> {
         sql: impl Into<Sql>,
         params: &[Param<'_>],
     ) -> Result<(), CatalogError> {
+        self.write(sql, params).await.map(drop)
+    }
+
+    /// Runs a statement that must not run twice, and returns the rows of its `RETURNING`.
+    pub(super) async fn write(
+        &self,
+        sql: impl Into<Sql>,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, CatalogError> {
         let sql = sql.into();
         match &self.catalog.connections {
             Connections::Postgres(postgres) => {
-                postgres.execute(self.route, sql.postgres, params).await
+                postgres.write(self.route, sql.postgres, params).await
             }
-            Connections::Sqlite(sqlite) => {
-                sqlite.execute_each(self.route, sql.sqlite, &[params]).await
-            }
+            Connections::Sqlite(sqlite) => sqlite.write(self.route, sql.sqlite, params).await,
         }
     }
 

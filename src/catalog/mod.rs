@@ -6,6 +6,7 @@
 
 mod accounts;
 mod action_log;
+mod commits;
 mod connection;
 mod credentials;
 mod enums;
@@ -23,10 +24,13 @@ mod scopes;
 mod sqlite;
 mod tags;
 mod tls;
+mod transaction;
+mod uploads;
 mod value;
 
 pub use accounts::{Account, Robot};
 pub use action_log::LogRow;
+pub use commits::Committed;
 pub use connection::{Catalog, Session};
 pub use credentials::{AccessToken, AppToken, OAuthToken, Owner};
 pub use error::CatalogError;
@@ -38,3 +42,4 @@ pub use repositories::{Beside, Caller, Listed};
 pub use roles::{NamespaceRole, Role};
 pub use scopes::{Authority, RepositoryState, ScopedRepository};
 pub use tags::TagPage;
+pub use uploads::{Progress, Upload};

@@ -83,14 +83,34 @@ impl Postgres {
     }
 
     /// Runs a statement that must not run twice.
-    pub(super) async fn execute(
+    pub(super) async fn write(
         &self,
         route: &'static str,
         sql: &'static str,
         params: &[Param<'_>],
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Vec<Row>, CatalogError> {
         let client = self.client().await?;
-        self.limited(client, route, sql, params).await.map(drop).map_err(Failure::into_error)
+        self.limited(client, route, sql, params).await.map_err(Failure::into_error)
+    }
+
+    /// Begins a transaction, READ COMMITTED as Python's are (contract §9 item 5).
+    pub(super) async fn begin(&self, route: &'static str) -> Result<Transaction, CatalogError> {
+        for last in [false, true] {
+            let client = self.client().await?;
+            let in_use = InUse::count(&self.shared.metrics.pool_in_use);
+            let mut transaction = Transaction {
+                client: Some(client),
+                postgres: self.clone(),
+                route,
+                _in_use: in_use,
+            };
+            match transaction.command("BEGIN").await {
+                // Nothing has run yet, and the connection may have died with the last server.
+                Err(Failure::Broken(_)) if !last => {}
+                result => return result.map(|()| transaction).map_err(Failure::into_error),
+            }
+        }
+        Err(CatalogError::Unavailable("no connection lives".to_owned()))
     }
 
     async fn client(&self) -> Result<Client, CatalogError> {
@@ -111,22 +131,33 @@ impl Postgres {
         sql: &'static str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Failure> {
-        let shared = &self.shared;
-        shared.metrics.statement(route);
-        let in_use = InUse::count(&shared.metrics.pool_in_use);
-        let result = tokio::time::timeout(shared.statement_timeout, self.run(&client, sql, params));
-        let result = result.await;
-        drop(in_use);
-        match result {
-            Ok(Ok(rows)) => Ok(rows.into_iter().map(Row::Postgres).collect()),
-            Ok(Err(error)) if error.is_closed() => Err(Failure::Broken(chain(&error))),
-            Ok(Err(error)) => Err(Failure::Answered(CatalogError::from_postgres(route, &error))),
-            Err(_) => {
+        let _in_use = InUse::count(&self.shared.metrics.pool_in_use);
+        self.shared.metrics.statement(route);
+        match self.in_time(route, self.run(&client, sql, params)).await {
+            Some(result) => Ok(result?.into_iter().map(Row::Postgres).collect()),
+            None => {
                 self.cancel(client);
-                let limit_ms = shared.statement_timeout.as_millis();
-                Err(Failure::Answered(CatalogError::Timeout { route, limit_ms }))
+                Err(self.timeout(route))
             }
         }
+    }
+
+    /// What the server answers within the time of a statement.
+    async fn in_time<T>(
+        &self,
+        route: &'static str,
+        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Option<Result<T, Failure>> {
+        let answer = tokio::time::timeout(self.shared.statement_timeout, answer).await.ok()?;
+        Some(answer.map_err(|error| match error.is_closed() {
+            true => Failure::Broken(chain(&error)),
+            false => Failure::Answered(CatalogError::from_postgres(route, &error)),
+        }))
+    }
+
+    fn timeout(&self, route: &'static str) -> Failure {
+        let limit_ms = self.shared.statement_timeout.as_millis();
+        Failure::Answered(CatalogError::Timeout { route, limit_ms })
     }
 
     async fn run(
@@ -160,6 +191,74 @@ impl Postgres {
             let _ = tokio::time::timeout(Duration::from_secs(5), asked).await;
         });
     }
+}
+
+/// A transaction on a connection of its own. One that is dropped is rolled back by the server, whose
+/// connection it takes along.
+pub(super) struct Transaction {
+    /// Gone once a statement took too long, and after the end.
+    client: Option<Client>,
+    postgres: Postgres,
+    route: &'static str,
+    _in_use: InUse,
+}
+
+impl Transaction {
+    pub(super) async fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, CatalogError> {
+        let Some(client) = &self.client else { return Err(ended()) };
+        self.postgres.shared.metrics.statement(self.route);
+        let answer = self.postgres.run(client, sql, params);
+        match self.postgres.in_time(self.route, answer).await {
+            Some(Ok(rows)) => Ok(rows.into_iter().map(Row::Postgres).collect()),
+            Some(Err(failure)) => Err(failure.into_error()),
+            None => Err(self.give_up().into_error()),
+        }
+    }
+
+    pub(super) async fn commit(mut self) -> Result<(), CatalogError> {
+        let result = self.command("COMMIT").await;
+        self.give_back(result.is_ok());
+        result.map_err(Failure::into_error)
+    }
+
+    pub(super) async fn rollback(mut self) {
+        let result = self.command("ROLLBACK").await;
+        self.give_back(result.is_ok());
+    }
+
+    async fn command(&mut self, command: &str) -> Result<(), Failure> {
+        let Some(client) = &self.client else { return Err(Failure::Answered(ended())) };
+        match self.postgres.in_time(self.route, client.batch_execute(command)).await {
+            Some(result) => result,
+            None => Err(self.give_up()),
+        }
+    }
+
+    fn give_up(&mut self) -> Failure {
+        self.client.take().into_iter().for_each(|client| self.postgres.cancel(client));
+        self.postgres.timeout(self.route)
+    }
+
+    /// To the pool, where nothing is left open on it.
+    fn give_back(&mut self, ended: bool) {
+        if let Some(client) = self.client.take().filter(|_| !ended) {
+            drop(Client::take(client));
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.give_back(false);
+    }
+}
+
+fn ended() -> CatalogError {
+    CatalogError::Unavailable("the transaction has ended".to_owned())
 }
 
 fn pool(shared: &Arc<Shared>, size: usize) -> Result<Pool, CatalogError> {

@@ -34,6 +34,9 @@ pub struct Table {
     pub needed_by: Vec<String>,
     /// Columns we read or write.
     pub columns: Vec<Column>,
+    /// Columns that only pushes read or write: where they differ, pushes alone stay with Python.
+    #[serde(default)]
+    pub push: Vec<Column>,
     /// Columns we never touch; they only give a rendered table its real shape.
     #[serde(default)]
     pub shape: Vec<Column>,
@@ -152,6 +155,9 @@ pub enum Problem {
     MissingRow(String),
 }
 
+/// The capability of pushes.
+const PUSH: &str = "V2_PUSH";
+
 /// The contract this binary was built with.
 #[expect(clippy::expect_used, reason = "the file is part of the binary; a test loads it")]
 pub fn contract() -> &'static Contract {
@@ -181,10 +187,14 @@ pub fn compare(contract: &Contract, live: &[LiveColumn]) -> Vec<Drift> {
             drifts.push(table.drift(None, Problem::MissingTable));
             continue;
         };
+        let problem = |column: &Column| column.problem(found.get(column.name.as_str()).copied());
         for column in &table.columns {
-            if let Some(problem) = column.problem(found.get(column.name.as_str()).copied()) {
-                drifts.push(table.drift(Some(&column.name), problem));
-            }
+            drifts.extend(problem(column).map(|found| table.drift(Some(&column.name), found)));
+        }
+        for column in &table.push {
+            let drift = problem(column).map(|found| table.drift(Some(&column.name), found));
+            let capabilities = vec![PUSH.to_owned()];
+            drifts.extend(drift.map(|drift| Drift { capabilities, ..drift }));
         }
     }
     drifts
@@ -203,6 +213,11 @@ pub fn compare_rows(contract: &Contract, live: &[(String, String)]) -> Vec<Drift
 }
 
 impl Table {
+    /// Every column of a rendered table.
+    fn all_columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().chain(&self.push).chain(&self.shape)
+    }
+
     fn index_statements(&self) -> impl Iterator<Item = String> {
         let name = &self.name;
         let unique = self.unique.iter().map(|columns| ("UNIQUE INDEX", columns));

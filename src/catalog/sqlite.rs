@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::InUse;
 use super::error::CatalogError;
@@ -128,6 +128,18 @@ impl Sqlite {
         Ok(rows.into_iter().map(Row::Sqlite).collect())
     }
 
+    /// Runs a statement that changes something, in a transaction of its own.
+    pub(super) async fn write(
+        &self,
+        route: &'static str,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, CatalogError> {
+        let sets = vec![params.iter().map(Param::sqlite).collect()];
+        let rows = self.run(Access::Write, route, Statement { sql, sets }).await?;
+        Ok(rows.into_iter().map(Row::Sqlite).collect())
+    }
+
     /// Runs a statement once for each set of parameters, in one transaction: all of them or none.
     pub(super) async fn execute_each(
         &self,
@@ -163,14 +175,27 @@ impl Sqlite {
         }
     }
 
-    /// Away from the serving threads.
     async fn attempt(
         &self,
         access: Access,
         route: &'static str,
         statement: Arc<Statement>,
     ) -> Result<Rows, Failure> {
+        let place = self.place(access).await?;
         let file = self.0.clone();
+        file.metrics.statement(route);
+        self.0
+            .away(access, route, move || {
+                // Given back with the connection, also when nobody waits for the answer any more.
+                let _place = place;
+                file.job(access, &statement)
+            })
+            .await
+    }
+
+    /// The right to use a connection, once others have had the file for as long as we had it.
+    async fn place(&self, access: Access) -> Result<Place, Failure> {
+        let file = &self.0;
         let permits = file.connections(access).permits.clone();
         let patience = file.wait + access.patience();
         let permit = match tokio::time::timeout(patience, permits.acquire_owned()).await {
@@ -184,22 +209,106 @@ impl Sqlite {
         if access == Access::Write {
             tokio::time::sleep_until(file.next_write().unwrap_or_else(Instant::now).into()).await;
         }
-        file.metrics.statement(route);
-        let in_use = InUse::count(&file.metrics.pool_in_use);
-        let limit = file.limit;
-        let timeout = || CatalogError::Timeout { route, limit_ms: limit.as_millis() };
-        let job = tokio::task::spawn_blocking(move || {
-            // Given back with the connection, also when nobody waits for the answer any more.
-            let _permit = permit;
-            let _in_use = in_use;
-            file.job(access, &statement)
-        });
-        match tokio::time::timeout(limit + access.patience() + GRACE, job).await {
-            Ok(Ok(result)) => result.map_err(|error| failure(route, &error, timeout)),
-            Ok(Err(error)) => Err(Failure::Other(CatalogError::Unavailable(error.to_string()))),
-            Err(_) => Err(Failure::Other(timeout())),
-        }
+        Ok(Place { _permit: permit, _in_use: InUse::count(&file.metrics.pool_in_use) })
     }
+
+    /// Begins a transaction, with the lock that writers take.
+    pub(super) async fn begin(&self, route: &'static str) -> Result<Transaction, CatalogError> {
+        for attempt in 1.. {
+            let result = self.try_begin(route).await;
+            match result {
+                Err(Failure::Locked(_)) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(Duration::from_millis(10 << attempt)).await;
+                }
+                Err(Failure::Locked(reason)) => return Err(CatalogError::Unavailable(reason)),
+                Err(Failure::Other(error)) => return Err(error),
+                Ok(transaction) => return Ok(transaction),
+            }
+        }
+        Err(CatalogError::Unavailable("no attempt was made".to_owned()))
+    }
+
+    async fn try_begin(&self, route: &'static str) -> Result<Transaction, Failure> {
+        let place = self.place(Access::Write).await?;
+        let file = self.0.clone();
+        let begun = self.0.away(Access::Write, route, move || {
+            let mut open = file.take(Access::Write)?;
+            file.watch(Access::Write, &mut open)?;
+            open.connection.execute_batch("BEGIN IMMEDIATE")?;
+            Ok((open, place))
+        });
+        let (file, began) = (self.0.clone(), Instant::now());
+        Ok(Transaction { open: Some(begun.await?), file, route, began })
+    }
+}
+
+/// A transaction on the one connection that writes. One that is dropped is rolled back: its
+/// connection is closed.
+pub(super) struct Transaction {
+    /// Gone once something was wrong with it, and after the end.
+    open: Option<(Open, Place)>,
+    file: Arc<File>,
+    route: &'static str,
+    began: Instant,
+}
+
+impl Transaction {
+    pub(super) async fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, CatalogError> {
+        let statement = Statement { sql, sets: vec![params.iter().map(Param::sqlite).collect()] };
+        self.file.metrics.statement(self.route);
+        let rows = self.on_connection(move |connection| run(connection, &statement)).await?;
+        Ok(rows.into_iter().map(Row::Sqlite).collect())
+    }
+
+    pub(super) async fn commit(mut self) -> Result<(), CatalogError> {
+        self.end("COMMIT").await
+    }
+
+    pub(super) async fn rollback(mut self) {
+        // What fails to roll back does so when its connection is closed.
+        let _ = self.end("ROLLBACK").await;
+    }
+
+    async fn end(&mut self, command: &'static str) -> Result<(), CatalogError> {
+        self.on_connection(move |connection| connection.execute_batch(command)).await?;
+        if let Some((open, place)) = self.open.take() {
+            self.file.rest_after(self.began, &open);
+            self.file.writer.idle().push(open);
+            drop(place);
+        }
+        Ok(())
+    }
+
+    /// A refused statement leaves the transaction as it was before; after anything else it is over.
+    async fn on_connection<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let Some((mut open, place)) = self.open.take() else {
+            return Err(CatalogError::Unavailable("the transaction has ended".to_owned()));
+        };
+        let file = self.file.clone();
+        let job = self.file.away(Access::Write, self.route, move || {
+            file.watch(Access::Write, &mut open)?;
+            let result = work(&open.connection);
+            Ok((result, open, place))
+        });
+        let (result, open, place) = job.await.map_err(Failure::into_error)?;
+        self.open = Some((open, place));
+        result.map_err(|error| {
+            failure(self.route, &error, || self.file.timeout(self.route)).into_error()
+        })
+    }
+}
+
+/// The right to use a connection.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _in_use: InUse,
 }
 
 impl Access {
@@ -220,10 +329,36 @@ impl File {
         }
     }
 
+    /// Away from the serving threads, in the time that a statement may take.
+    async fn away<T: Send + 'static>(
+        &self,
+        access: Access,
+        route: &'static str,
+        work: impl FnOnce() -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let job = tokio::task::spawn_blocking(work);
+        match tokio::time::timeout(self.limit + access.patience() + GRACE, job).await {
+            Ok(Ok(result)) => {
+                result.map_err(|error| failure(route, &error, || self.timeout(route)))
+            }
+            Ok(Err(error)) => Err(Failure::Other(CatalogError::Unavailable(error.to_string()))),
+            Err(_) => Err(Failure::Other(self.timeout(route))),
+        }
+    }
+
+    fn timeout(&self, route: &'static str) -> CatalogError {
+        CatalogError::Timeout { route, limit_ms: self.limit.as_millis() }
+    }
+
+    /// Stops what takes too long.
+    fn watch(&self, access: Access, open: &mut Open) -> rusqlite::Result<()> {
+        let ends = Instant::now() + self.limit + access.patience();
+        open.connection.progress_handler(CLOCK, Some(move || Instant::now() > ends))
+    }
+
     fn job(&self, access: Access, statement: &Statement) -> rusqlite::Result<Rows> {
         let mut open = self.take(access)?;
-        let ends = Instant::now() + self.limit + access.patience();
-        open.connection.progress_handler(CLOCK, Some(move || Instant::now() > ends))?;
+        self.watch(access, &mut open)?;
         let result = match access {
             // Alone, it is a transaction by itself.
             Access::Read => run(&open.connection, statement),
@@ -243,12 +378,17 @@ impl File {
         let began = Instant::now();
         let rows = run(&transaction, statement)?;
         transaction.commit()?;
+        self.rest_after(began, open);
+        Ok(rows)
+    }
+
+    /// Others who share the file have it next.
+    fn rest_after(&self, began: Instant, open: &Open) {
         if !open.own {
             let ended = Instant::now();
             *self.next_write.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(ended + LONGEST_REST.min(ended - began));
         }
-        Ok(rows)
     }
 
     fn next_write(&self) -> Option<Instant> {
@@ -320,6 +460,15 @@ enum Failure {
     /// Another process, or connection, has the lock.
     Locked(String),
     Other(CatalogError),
+}
+
+impl Failure {
+    fn into_error(self) -> CatalogError {
+        match self {
+            Self::Locked(reason) => CatalogError::Unavailable(reason),
+            Self::Other(error) => error,
+        }
+    }
 }
 
 fn failure(

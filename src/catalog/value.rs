@@ -43,7 +43,8 @@ macro_rules! param {
         })*
     };
 }
-param!(bool => Bool, i32 => Int, Option<i32> => Int, i64 => BigInt, NaiveDateTime => Time);
+param!(bool => Bool, i32 => Int, Option<i32> => Int, i64 => BigInt, Option<i64> => BigInt,
+    NaiveDateTime => Time);
 
 impl<'a> From<&'a str> for Param<'a> {
     fn from(text: &'a str) -> Self {

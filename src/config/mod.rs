@@ -7,6 +7,7 @@ mod database;
 mod db_params;
 mod db_uri;
 mod environment;
+mod push;
 mod reader;
 mod redis;
 mod report;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
+pub use push::Push;
 pub use redis::{Events, Redis, RedisAddress};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use s3::{S3, SignatureVersion};
@@ -55,6 +57,8 @@ pub struct Config {
     pub features: Features,
     /// The action log.
     pub audit: Audit,
+    /// What pushes are held to.
+    pub push: Push,
     /// Whom Redis tells what.
     pub events: Events,
     /// How we log.
@@ -94,6 +98,7 @@ impl Config {
             auth: settings::auth(r),
             features: settings::features(r),
             audit: settings::audit(r),
+            push: push::read(r),
             events: redis::events(r),
             logging: settings::logging(r),
             sidecar: sidecar::read(r),

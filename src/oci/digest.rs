@@ -1,6 +1,6 @@
 //! Content digests.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// A SHA-256 content digest, `sha256:` followed by 64 lower-case hexadecimal digits.
 ///
@@ -22,6 +22,17 @@ impl Digest {
         let canonical =
             hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         canonical.then(|| Self(text.to_owned()))
+    }
+
+    /// The digest of content with this SHA-256.
+    pub fn of_sha256(hash: &[u8; 32]) -> Self {
+        let mut text = String::with_capacity(PREFIX.len() + 2 * hash.len());
+        text.push_str(PREFIX);
+        for byte in hash {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
     }
 
     /// The 64 hexadecimal digits.

@@ -1,11 +1,11 @@
-//! Who may read a repository, by the token in the request (contract §1.3, §2.6).
+//! Who may read a repository or write to it, by the token in the request (contract §1.3, §2.6).
 
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{Method, StatusCode, header};
 
-use super::error::{ApiError, unauthorized, unsupported};
+use super::error::{ApiError, pushes_disabled, read_only, unauthorized, unsupported};
 use super::{App, Route};
 use crate::audit::Client;
 use crate::auth::Bearer;
@@ -16,6 +16,8 @@ use crate::oci::RepoName;
 pub struct Access {
     /// The route it came by.
     pub route: Route,
+    /// The capability that the request is one of.
+    pub capability: &'static str,
     /// The repository's name.
     pub name: RepoName,
     bearer: Option<Arc<Bearer>>,
@@ -24,19 +26,61 @@ pub struct Access {
 impl Access {
     /// Reads the name and the token. Nothing about the repository is known yet.
     pub async fn check(app: &App, request: &HttpRequest) -> Result<Self, ApiError> {
+        Self::begin(app, request, "pull").await
+    }
+
+    /// The same for what changes something, or tells how far a change is: the token must permit it,
+    /// and the registry take writes.
+    pub async fn check_push(app: &App, request: &HttpRequest) -> Result<Self, ApiError> {
+        let reads = [Method::GET, Method::HEAD].contains(request.method());
+        let actions = if reads { "pull" } else { "pull,push" };
+        let access = Self::begin(app, request, actions).await?;
+        let bearer = access.bearer.as_ref().filter(|bearer| bearer.may_push(&access.name));
+        let Some(bearer) = bearer else {
+            if app.shared.config.push.log_failures {
+                return Err(app.decline("V2_PUSH", "audit_push_failures"));
+            }
+            return Err(unauthorized(None, app.scope_challenge(&access.name, "pull,push")));
+        };
+        if bearer.subject == access.name.namespace
+            && app.shared.authorizer.is_restricted(&bearer.subject)
+        {
+            let challenge = app.scope_challenge(&access.name, "pull,push");
+            return Err(
+                unauthorized(None, challenge).with_detail("Disallowed for restricted users.")
+            );
+        }
+        app.check_anonymous(access.route, access.entity())?;
+        if !reads {
+            app.check_writable(access.route, request.method())?;
+        }
+        Ok(access)
+    }
+
+    async fn begin(
+        app: &App,
+        request: &HttpRequest,
+        actions: &'static str,
+    ) -> Result<Self, ApiError> {
         let route = Route::of(request);
         let path = request.match_info().query("name");
         if !app.shared.config.features.library_support && !path.contains('/') {
             return Err(ApiError::NoRoute);
         }
-        app.check_capability(route)?;
+        let capability = route.capability(request.method());
+        app.check_capability(capability)?;
         app.check_recovery_mode(route)?;
         let name = RepoName::parse(path, &app.shared.rules)
-            .ok_or_else(|| app.decline(route.capability(), "repository_name"))?;
-        let bearer = app.bearer(request, app.pull_challenge(&name)).await?;
+            .ok_or_else(|| app.decline(capability, "repository_name"))?;
+        let bearer = app.bearer(request, app.scope_challenge(&name, actions)).await?;
         let user = bearer.as_ref().map(|bearer| bearer.subject.as_str());
         app.check_cohort(request, Some(&name), user)?;
-        Ok(Self { route, name, bearer })
+        Ok(Self { route, capability, name, bearer })
+    }
+
+    /// Whether the token permits to read another repository.
+    pub fn may_pull(&self, other: &RepoName) -> bool {
+        self.bearer.as_ref().is_some_and(|bearer| bearer.may_pull(other))
     }
 
     /// Whom the action log names.
@@ -50,7 +94,7 @@ impl Access {
         let features = &app.shared.config.features;
         // A cache makes repositories when they are first pulled.
         if features.proxy_cache && repository.is_none_or(|repository| repository.proxy_cache) {
-            return Err(app.decline(self.route.capability(), "proxy_cache"));
+            return Err(app.decline(self.capability, "proxy_cache"));
         }
         let granted = self.bearer.as_ref().is_some_and(|bearer| bearer.may_pull(&self.name));
         let public = repository.filter(|repository| repository.public && features.anonymous_access);
@@ -72,9 +116,9 @@ impl Access {
     fn refuse(&self, app: &App, repository: Option<&Repository>) -> ApiError {
         let manifest = [Route::ManifestByTag, Route::ManifestByDigest].contains(&self.route);
         if manifest && repository.is_none() && app.shared.config.audit.log_pull_failures {
-            return app.decline(self.route.capability(), "audit_pull_failures");
+            return app.decline(self.capability, "audit_pull_failures");
         }
-        unauthorized(None, app.pull_challenge(&self.name))
+        unauthorized(None, app.scope_challenge(&self.name, "pull"))
     }
 }
 
@@ -102,8 +146,21 @@ impl App {
         format!("Bearer realm=\"{}/v2/auth\",service=\"{}\"", server.base_url(), server.hostname)
     }
 
-    fn pull_challenge(&self, name: &RepoName) -> String {
-        format!("{},scope=\"repository:{name}:pull\"", self.challenge())
+    fn scope_challenge(&self, name: &RepoName, actions: &str) -> String {
+        format!("{},scope=\"repository:{name}:{actions}\"", self.challenge())
+    }
+
+    /// `REGISTRY_STATE: readonly` and `DISABLE_PUSHES`, which lets uploads finish (contract §1.3).
+    fn check_writable(&self, route: Route, method: &Method) -> Result<(), ApiError> {
+        let config = &self.shared.config;
+        if config.server.registry_state_readonly {
+            return Err(read_only());
+        }
+        let finishes = route == Route::Upload && method == Method::PUT;
+        if config.push.disabled && !finishes {
+            return Err(pushes_disabled());
+        }
+        Ok(())
     }
 
     /// `FEATURE_ANONYMOUS_ACCESS: false` keeps out everybody without a name.

@@ -12,7 +12,7 @@ use super::{App, Route};
 
 pub async fn ping(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let route = Route::of(&request);
-    app.check_capability(route)?;
+    app.check_capability(V2_BASE)?;
     let config = &app.shared.config;
     let not_found = ApiError::Abort {
         status: StatusCode::NOT_FOUND,
@@ -27,7 +27,7 @@ pub async fn ping(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
     app.check_cohort(&request, None, None)?;
     match docker_version(&latin1(&request, &header::USER_AGENT)) {
         Some(_) if config.server.blacklist_v2_spec != DEFAULT_BLACKLIST => {
-            return Err(app.decline(route.capability(), "blacklist_v2_spec"));
+            return Err(app.decline(V2_BASE, "blacklist_v2_spec"));
         }
         Some(version) if version < FIRST_WITH_V2 => return Err(not_found),
         _ => {}
@@ -41,6 +41,8 @@ pub async fn ping(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
         .insert_header(("X-Sparse-Manifest-Support", sparse))
         .body("true"))
 }
+
+const V2_BASE: &str = "V2_BASE";
 
 /// Quay's default `BLACKLIST_V2_SPEC`, the only one that is read here.
 const DEFAULT_BLACKLIST: &str = "<1.6.0";

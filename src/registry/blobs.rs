@@ -12,7 +12,7 @@ use futures_util::stream;
 
 use super::App;
 use super::access::Access;
-use super::error::{ACCEL_REDIRECT, ApiError, HTML, blob_unknown, range_invalid};
+use super::error::{ACCEL_REDIRECT, ApiError, HTML, blob_unknown, range_invalid, unsupported};
 use super::paths::page;
 use crate::blobs::{BlobPath, LocalBlob, LocalError, Source, presigned};
 use crate::bundle::STREAM_HEADER;
@@ -30,7 +30,7 @@ pub async fn head(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
     let size = match found.blob.size {
         Some(size) => size,
         // Python asks the storage.
-        None if bucket => return Err(app.decline(found.access.route.capability(), "blob_size")),
+        None if bucket => return Err(app.decline(found.access.capability, "blob_size")),
         None => found.open(&app).await?.length,
     };
     let mut response = HttpResponse::Ok();
@@ -69,6 +69,12 @@ pub async fn get(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespon
     }
     app.shared.metrics.blob_bytes.inc_by(span.length);
     Ok(response.body(SizedStream::new(span.length, file.read(span))))
+}
+
+/// Blobs go when nothing refers to them: Quay deletes none on request (contract §1.2, route 19).
+pub async fn delete(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
+    Access::check_push(&app, &request).await?;
+    Err(unsupported("The operation is unsupported.".to_owned()))
 }
 
 /// Object storages take ranges.
@@ -121,7 +127,7 @@ impl Found {
         let blob = found.and_then(|found| found.blob.clone());
         let (digest, blob) = digest.zip(blob).ok_or_else(blob_unknown)?;
         if blob.locations.is_empty() {
-            return Err(app.decline(access.route.capability(), "no_placement"));
+            return Err(app.decline(access.capability, "no_placement"));
         }
         Ok(Self { access, digest, blob })
     }
@@ -172,7 +178,7 @@ impl Found {
         match app.shared.storage.source(&blob.locations) {
             Source::Local(root) => Ok((root, self.path()?.below(root))),
             Source::S3(_) | Source::Unsupported(_) => {
-                Err(app.decline(access.route.capability(), "storage_driver"))
+                Err(app.decline(access.capability, "storage_driver"))
             }
             Source::Unknown => {
                 let locations = blob.locations.join(", ");

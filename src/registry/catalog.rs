@@ -11,7 +11,7 @@ use crate::catalog::{Beside, Caller, Entity, Listed};
 
 pub async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
     let route = Route::Catalog;
-    app.check_capability(route)?;
+    app.check_capability(route.capability(request.method()))?;
     app.check_recovery_mode(route)?;
     let bearer = app.bearer(&request, app.challenge()).await?;
     let user = bearer.as_ref().map(|bearer| bearer.subject.as_str());

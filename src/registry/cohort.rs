@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
-use actix_web::http::Method;
 use arc_swap::ArcSwap;
 
 use super::error::ApiError;
@@ -103,10 +102,10 @@ impl App {
     ) -> Result<(), ApiError> {
         let Some(cohort) = &self.cohort else { return Ok(()) };
         let route = Route::of(request);
-        let Some(id) = route.id(request.method() == Method::HEAD) else { return Ok(()) };
+        let Some(id) = route.id(request.method()) else { return Ok(()) };
         match cohort.has(id, repository, user) {
             true => Ok(()),
-            false => Err(self.decline(route.capability(), "canary_miss")),
+            false => Err(self.decline(route.capability(request.method()), "canary_miss")),
         }
     }
 }

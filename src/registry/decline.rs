@@ -1,7 +1,7 @@
 //! Handing a request back to Python, untouched (contract §8).
 
+use super::App;
 use super::error::{ApiError, unsupported};
-use super::{App, Route};
 use crate::telemetry::metrics::Decline;
 
 impl App {
@@ -16,8 +16,7 @@ impl App {
     }
 
     /// Reasons that hold for every request of a capability.
-    pub fn check_capability(&self, route: Route) -> Result<(), ApiError> {
-        let capability = route.capability();
+    pub fn check_capability(&self, capability: &'static str) -> Result<(), ApiError> {
         if self.shared.config.testing {
             return Err(self.decline(capability, "testing"));
         }

@@ -59,6 +59,8 @@ pub struct OciError {
     pub message: String,
     /// More about it, `{}` where there is no more.
     pub detail: Value,
+    /// Whether the registry as a whole takes no writes, which Quay says beside the error.
+    pub read_only: bool,
     /// The value of `WWW-Authenticate`, if there is to be one.
     pub challenge: Option<String>,
 }
@@ -113,6 +115,49 @@ pub fn range_invalid(length: u64) -> ApiError {
     oci_error(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", message)
 }
 
+/// An upload that cannot become the blob it was to be.
+pub fn upload_invalid(detail: Value) -> ApiError {
+    let message = "blob upload invalid";
+    detailed(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", message, detail)
+}
+
+/// No such upload in this repository.
+pub fn upload_unknown() -> ApiError {
+    let message = "blob upload unknown to registry";
+    oci_error(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
+}
+
+/// A body larger than the operator allows.
+pub fn size_invalid(message: String) -> ApiError {
+    oci_error(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", message)
+}
+
+/// The client's bytes did not come in time.
+pub fn too_slow(message: String) -> ApiError {
+    oci_error(StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID", message)
+}
+
+/// `DISABLE_PUSHES`. The code is Quay's, spaces and all.
+pub fn pushes_disabled() -> ApiError {
+    let message = "Pushes to the registry are currently disabled. \
+        Please contact the administrator for more information.";
+    oci_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD NOT ALLOWED", message)
+}
+
+/// `REGISTRY_STATE: readonly`
+pub fn read_only() -> ApiError {
+    ApiError::Oci(OciError {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        code: "DENIED",
+        message: "System is currently read-only. Pulls will succeed but all write operations are \
+            currently suspended."
+            .to_owned(),
+        detail: json!({}),
+        read_only: true,
+        challenge: None,
+    })
+}
+
 /// The client must log in, or log in as somebody else.
 pub fn unauthorized(message: Option<String>, challenge: String) -> ApiError {
     let message =
@@ -122,6 +167,7 @@ pub fn unauthorized(message: Option<String>, challenge: String) -> ApiError {
         code: "UNAUTHORIZED",
         message,
         detail: json!({}),
+        read_only: false,
         challenge: Some(challenge),
     })
 }
@@ -162,6 +208,14 @@ impl ApiError {
                 challenge: Some(challenge),
             },
         }
+    }
+
+    /// The same with more about it.
+    pub fn with_detail(mut self, detail: impl Into<Value>) -> Self {
+        if let Self::Oci(error) = &mut self {
+            error.detail = detail.into();
+        }
+        self
     }
 
     fn status(&self) -> StatusCode {
@@ -216,24 +270,35 @@ impl ResponseError for ApiError {
             Self::Unavailable(_) => {
                 response.insert_header((header::RETRY_AFTER, RETRY_AFTER));
                 let message = "the registry cannot answer right now, try again";
-                oci_body(&mut response, "UNAVAILABLE", message, &json!({}))
+                oci_body(&mut response, "UNAVAILABLE", message)
             }
-            Self::Internal(_) => {
-                oci_body(&mut response, "UNKNOWN", "internal server error", &json!({}))
-            }
+            Self::Internal(_) => oci_body(&mut response, "UNKNOWN", "internal server error"),
         }
     }
 }
 
 fn oci_error(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
-    let (message, detail) = (message.into(), json!({}));
-    ApiError::Oci(OciError { status, code, message, detail, challenge: None })
+    detailed(status, code, message, json!({}))
+}
+
+fn detailed(
+    status: StatusCode,
+    code: &'static str,
+    message: impl Into<String>,
+    detail: Value,
+) -> ApiError {
+    let message = message.into();
+    ApiError::Oci(OciError { status, code, message, detail, read_only: false, challenge: None })
 }
 
 impl OciError {
     fn respond(&self, response: &mut HttpResponseBuilder) -> HttpResponse {
         add_challenge(response, self.challenge.as_deref());
-        oci_body(response, self.code, &self.message, &self.detail)
+        let mut error = json!({"code": self.code, "detail": self.detail, "message": self.message});
+        if self.read_only {
+            error["is_readonly"] = true.into();
+        }
+        json::respond(response, &json!({"errors": [error]}))
     }
 }
 
@@ -265,13 +330,8 @@ fn add_challenge(response: &mut HttpResponseBuilder, challenge: Option<&str>) {
     }
 }
 
-fn oci_body(
-    response: &mut HttpResponseBuilder,
-    code: &str,
-    message: &str,
-    detail: &Value,
-) -> HttpResponse {
-    let error = json!({"errors": [{"code": code, "detail": detail, "message": message}]});
+fn oci_body(response: &mut HttpResponseBuilder, code: &str, message: &str) -> HttpResponse {
+    let error = json!({"errors": [{"code": code, "detail": {}, "message": message}]});
     json::respond(response, &error)
 }
 

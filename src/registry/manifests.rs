@@ -37,7 +37,7 @@ pub async fn by_tag(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
     let child = child.as_ref().and_then(|found| found.manifest.as_ref());
     match child.filter(|child| accept.takes(&child.media_type) && !is_schema1(&child.media_type)) {
         Some(child) => send(&app, &request, &access, &found, child, reference).await,
-        None => Err(app.decline(access.route.capability(), "manifest_conversion")),
+        None => Err(app.decline(access.capability, "manifest_conversion")),
     }
 }
 
@@ -70,7 +70,7 @@ pub async fn by_digest(
 
 async fn check(app: &App, request: &HttpRequest) -> Result<Access, ApiError> {
     if app.shared.config.audit.logs_model != "database" {
-        return Err(app.decline(Route::of(request).capability(), "logs_model"));
+        return Err(app.decline(Route::of(request).capability(request.method()), "logs_model"));
     }
     Access::check(app, request).await
 }
@@ -126,7 +126,7 @@ async fn send(
     reference: Reference<'_>,
 ) -> Result<HttpResponse, ApiError> {
     if manifest.bytes.is_empty() {
-        return Err(app.decline(access.route.capability(), "sparse_manifest"));
+        return Err(app.decline(access.capability, "sparse_manifest"));
     }
     let pull = Pull {
         name: &access.name,

@@ -20,6 +20,7 @@ mod routes;
 mod storage_proxy;
 mod tags;
 mod token;
+mod uploads;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::events::Events;
 use crate::oci::NameRules;
+use crate::push::Pushes;
 use crate::telemetry::Metrics;
 
 /// What every handler works with. One a serving thread, with that thread's connections.
@@ -84,6 +86,8 @@ pub struct Shared {
     pub events: Events,
     /// Finds blobs.
     pub storage: Storage,
+    /// Takes them.
+    pub pushes: Pushes,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Capabilities whose tables are not what we know, by the last look at the database.

@@ -22,9 +22,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::App;
 use super::error::ApiError;
 use super::paths::RawTarget;
+use super::{App, Route};
 use crate::telemetry::metrics::outcome;
 
 /// How long it may take to be let in.
@@ -104,6 +104,24 @@ pub async fn instead<B: MessageBody + 'static>(
 }
 
 impl App {
+    /// What becomes of a request that was not answered here, and whose body nobody has read. nginx
+    /// can ask Python in our place, but not with the body of an upload, which it has not kept.
+    pub(super) async fn hand_back(
+        &self,
+        error: ApiError,
+        request: &HttpRequest,
+        body: web::Payload,
+    ) -> Result<HttpResponse, ApiError> {
+        let uploads = [Route::Uploads, Route::Upload].contains(&Route::of(request));
+        let streamed = (uploads || !self.behind_nginx) && has_body(request);
+        match error {
+            ApiError::Python if self.python.is_some() && streamed => {
+                self.ask_python(request, body.into_inner()).await
+            }
+            error => Err(error),
+        }
+    }
+
     /// Python's answer to a request as it came. The body is `payload`, which nobody has read.
     pub(super) async fn ask_python(
         &self,
@@ -217,7 +235,7 @@ fn respond(answer: hyper::Response<Incoming>) -> HttpResponse {
 }
 
 /// Whether a body follows that nginx has not kept: it streams those of uploads.
-pub(super) fn has_body(request: &HttpRequest) -> bool {
+fn has_body(request: &HttpRequest) -> bool {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH);
     headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|value| value != "0")

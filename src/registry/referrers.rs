@@ -41,7 +41,7 @@ pub async fn list(request: HttpRequest, app: web::Data<App>) -> Result<HttpRespo
     }
     // The fallback, and one more than is taken.
     let most = (MOST as i64 + 2, MOST_BYTES);
-    let many = || app.decline(access.route.capability(), "many_referrers");
+    let many = || app.decline(access.capability, "many_referrers");
     let now_ms = Utc::now().timestamp_millis();
     let found = db.referrers(&access.name, subject, filter, now_ms, most).await?;
     access.permit(&app, found.as_ref().map(|found| &found.repository))?;

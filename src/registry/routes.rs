@@ -5,8 +5,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard};
 
 use super::error::{ApiError, HTML};
-use super::python::has_body;
-use super::{App, base, blobs, catalog, manifests, referrers, tags, token};
+use super::{App, base, blobs, catalog, manifests, referrers, tags, token, uploads};
 use crate::oci::is_tag;
 
 /// A route: what Quay's clients see of it and what metrics call it.
@@ -60,32 +59,38 @@ impl Route {
         }
     }
 
-    /// The capability that owns its reads, as in the owner switches.
-    pub fn capability(self) -> &'static str {
+    /// The capability that owns a request, as in the owner switches.
+    pub fn capability(self, method: &Method) -> &'static str {
         match self {
             Self::Base => "V2_BASE",
             Self::Token => "V2_AUTH",
-            Self::BlobDelete | Self::Uploads | Self::Upload => "V2_PUSH",
             Self::V1 => "V1",
+            Self::BlobDelete | Self::Uploads | Self::Upload => "V2_PUSH",
+            _ if changes(method) => "V2_PUSH",
             _ => "V2_PULL",
         }
     }
 
-    /// The number of its reads in the catalogue of switches; `None` for what we never answer.
-    pub fn id(self, head: bool) -> Option<u16> {
-        Some(match self {
-            Self::Base => 319,
-            Self::Blob if head => 321,
-            Self::Blob => 320,
-            Self::ManifestByDigest => 323,
-            Self::Referrers => 325,
-            Self::ManifestByTag => 327,
-            Self::Tags => 335,
-            Self::Catalog => 336,
-            Self::Token => 337,
-            Self::BlobDelete | Self::Uploads | Self::Upload | Self::V1 | Self::Other => {
-                return None;
-            }
+    /// The number of a request in the catalogue of switches, by which a canary decides. `None` for
+    /// the middle of an upload, which ends where it is, and for what we never answer.
+    pub fn id(self, method: &Method) -> Option<u16> {
+        Some(match (self, method.as_str()) {
+            (Self::Base, _) => 319,
+            (Self::Blob, "HEAD") => 321,
+            (Self::Blob | Self::BlobDelete, "DELETE") => 329,
+            (Self::Blob, _) => 320,
+            (Self::ManifestByDigest, "DELETE") => 322,
+            (Self::ManifestByDigest, "PUT") => 324,
+            (Self::ManifestByDigest, _) => 323,
+            (Self::Referrers, _) => 325,
+            (Self::ManifestByTag, "DELETE") => 326,
+            (Self::ManifestByTag, "PUT") => 328,
+            (Self::ManifestByTag, _) => 327,
+            (Self::Uploads, _) => 330,
+            (Self::Tags, _) => 335,
+            (Self::Catalog, _) => 336,
+            (Self::Token, _) => 337,
+            (Self::BlobDelete | Self::Upload | Self::V1 | Self::Other, _) => return None,
         })
     }
 
@@ -118,7 +123,7 @@ pub fn configure(service: &mut ServiceConfig) {
             reads(Route::Blob, &name(&format!("blobs/{{digest:{DIGEST}}}")))
                 .route(web::get().to(blobs::get))
                 .route(web::head().to(blobs::head))
-                .route(write().to(not_built)),
+                .route(write().to(blobs::delete)),
         )
         .service(
             reads(Route::ManifestByDigest, &name(&format!("manifests/{{digest:{DIGEST}}}")))
@@ -138,13 +143,17 @@ pub fn configure(service: &mut ServiceConfig) {
             reads(Route::Referrers, &name(&format!("referrers/{{digest:{DIGEST}}}")))
                 .route(read().to(referrers::list)),
         )
-        .service(reads(Route::Uploads, &name("blobs/uploads/")).route(write().to(not_built)))
+        .service(reads(Route::Uploads, &name("blobs/uploads/")).route(write().to(uploads::start)))
         .service(
             reads(Route::Upload, &name("blobs/uploads/{upload:[^/]+}"))
-                .route(read().to(not_built))
-                .route(write().to(not_built)),
+                .route(read().to(uploads::status))
+                .route(web::patch().to(uploads::append))
+                .route(web::put().to(uploads::finish))
+                .route(web::delete().to(uploads::cancel)),
         )
-        .service(reads(Route::BlobDelete, &name("blobs/{any:[^/]+}")).route(write().to(not_built)))
+        .service(
+            reads(Route::BlobDelete, &name("blobs/{any:[^/]+}")).route(write().to(blobs::delete)),
+        )
         .service(reads(Route::V1, "/v1/{rest:.*}").default_service(web::to(not_built)))
         .default_service(web::to(no_route));
 }
@@ -166,10 +175,13 @@ fn read() -> actix_web::Route {
 fn write() -> actix_web::Route {
     web::route().guard(guard::fn_guard(|context| {
         let method = &context.head().method;
-        let changes = [Method::PUT, Method::POST, Method::PATCH, Method::DELETE].contains(method);
         let allow = context.app_data::<Route>().map_or("", |route| route.allow());
-        changes && allow.split(", ").any(|allowed| allowed == method.as_str())
+        changes(method) && allow.split(", ").any(|allowed| allowed == method.as_str())
     }))
+}
+
+fn changes(method: &Method) -> bool {
+    [Method::PUT, Method::POST, Method::PATCH, Method::DELETE].contains(method)
 }
 
 async fn options(request: HttpRequest) -> HttpResponse {
@@ -197,23 +209,14 @@ async fn no_route() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoRoute)
 }
 
-/// nginx can ask Python in our place, but not with the body of an upload, which it has not kept.
 async fn not_built(
     request: HttpRequest,
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, ApiError> {
-    let route = Route::of(&request);
-    let read = [Method::GET, Method::HEAD].contains(request.method());
-    let capability = if read { route.capability() } else { "V2_PUSH" };
+    let capability = Route::of(&request).capability(request.method());
     let declined = app.decline(capability, "not_built");
-    let streamed = [Route::Uploads, Route::Upload].contains(&route) || !app.behind_nginx;
-    match declined {
-        ApiError::Python if app.python.is_some() && streamed && has_body(&request) => {
-            app.ask_python(&request, body.into_inner()).await
-        }
-        declined => Err(declined),
-    }
+    app.hand_back(declined, &request, body).await
 }
 
 #[cfg(test)]
@@ -223,22 +226,29 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_catalogue() {
-        for (route, head, path) in [
-            (Route::Base, false, "/v2/"),
-            (Route::Token, false, "/v2/auth"),
-            (Route::Catalog, false, "/v2/_catalog"),
-            (Route::Tags, false, "/tags/list"),
-            (Route::Referrers, false, "/referrers/"),
-            (Route::ManifestByTag, false, "manifests/<tag>"),
-            (Route::ManifestByDigest, false, "manifests/<digest>"),
-            (Route::Blob, false, "/blobs/<digest>"),
-            (Route::Blob, true, "/blobs/<digest>"),
+        for (route, method, path) in [
+            (Route::Base, "GET", "/v2/"),
+            (Route::Token, "GET", "/v2/auth"),
+            (Route::Catalog, "GET", "/v2/_catalog"),
+            (Route::Tags, "GET", "/tags/list"),
+            (Route::Referrers, "GET", "/referrers/"),
+            (Route::ManifestByTag, "GET", "manifests/<tag>"),
+            (Route::ManifestByTag, "PUT", "manifests/<tag>"),
+            (Route::ManifestByTag, "DELETE", "manifests/<tag>"),
+            (Route::ManifestByDigest, "GET", "manifests/<digest>"),
+            (Route::ManifestByDigest, "PUT", "manifests/<digest>"),
+            (Route::ManifestByDigest, "DELETE", "manifests/<digest>"),
+            (Route::Blob, "GET", "/blobs/<digest>"),
+            (Route::Blob, "HEAD", "/blobs/<digest>"),
+            (Route::Blob, "DELETE", "/blobs/<digest>"),
+            (Route::Uploads, "POST", "/blobs/uploads/"),
         ] {
-            let known = catalogue().route(route.id(head).unwrap()).unwrap();
+            let method: Method = method.parse().unwrap();
+            let known = catalogue().route(route.id(&method).unwrap()).unwrap();
             assert!(known.path.contains(path), "{route:?}: {}", known.path);
-            let method = if head { "HEAD" } else { "GET" };
-            assert!(known.methods.iter().any(|m| m == method), "{route:?}: {:?}", known.methods);
-            assert_eq!(known.capability, route.capability());
+            assert!(known.methods.iter().any(|m| m == method.as_str()), "{route:?}: {known:?}");
+            assert_eq!(known.capability, route.capability(&method));
         }
+        assert_eq!(Route::Upload.id(&Method::PATCH), None);
     }
 }

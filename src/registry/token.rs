@@ -14,11 +14,14 @@ use crate::auth::{
 };
 use crate::events::Action;
 
+/// The capability of this route.
+const V2_AUTH: &str = "V2_AUTH";
+
 /// Scopes in one request at most. Clients send one, or two when they mount a blob.
 const MAX_SCOPES: usize = 50;
 
 pub async fn issue(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
-    app.check_capability(Route::Token)?;
+    app.check_capability(V2_AUTH)?;
     // By the name that is claimed: what Python is to check, we must not have checked before.
     let header = latin1(&request, &header::AUTHORIZATION);
     let basic = Basic::parse(&header);
@@ -99,7 +102,7 @@ async fn login(
     };
     // Decided before the password is looked at: Python will look at it too, and a wrong one
     // must be counted once.
-    let decline = |reason| app.decline(Route::Token.capability(), reason);
+    let decline = |reason| app.decline(V2_AUTH, reason);
     let logs = bare || config.audit.log_login_failures;
     if logs && config.audit.logs_model != "database" {
         return Err(decline("logs_model"));
@@ -133,7 +136,7 @@ async fn grant(
     app.shared.authorizer.grant(db, scope, identity).await.map_err(|error| match error {
         GrantError::NamespaceDisabled(_) => denied(error.to_string()),
         GrantError::NotImages(_) => unsupported(error.to_string()),
-        GrantError::Declined(Declined(reason)) => app.decline(Route::Token.capability(), reason),
+        GrantError::Declined(Declined(reason)) => app.decline(V2_AUTH, reason),
         GrantError::Catalog(error) => error.into(),
     })
 }
@@ -152,7 +155,7 @@ async fn note_failure(
     let (username, performer, title) = match &refusal.log {
         FailureLog::Nowhere => return Ok(()),
         FailureLog::Python => {
-            return Err(app.decline(Route::Token.capability(), "audit_login_failures"));
+            return Err(app.decline(V2_AUTH, "audit_login_failures"));
         }
         FailureLog::Service => (None, None, None),
         FailureLog::User(username) => (Some(username.as_str()), None, None),

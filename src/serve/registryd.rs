@@ -24,6 +24,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::events::Events;
 use crate::oci::NameRules;
+use crate::push::Pushes;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
 use crate::telemetry::Metrics;
 
@@ -229,6 +230,7 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
         audit: Audit::new(config.audit.clone(), read_only, batcher),
         events,
         storage: Storage::new(&config.storage),
+        pushes: Pushes::new(&config.storage, &config.push),
         broken: Default::default(),
         in_flight: InFlight::new(metrics.in_flight.clone()),
         rules,

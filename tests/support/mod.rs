@@ -75,6 +75,22 @@ impl World {
         World { database, fixture, folder }
     }
 
+    /// One that may be pushed to: its storage is a copy that is its own.
+    pub fn with_own_storage() -> World {
+        let mut world = World::new();
+        let storage = world.folder.path().join("storage");
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("-a").arg(&world.storage).arg(&storage);
+        assert!(copied.status().expect("cp runs").success());
+        let mut locations = world.settings["DISTRIBUTED_STORAGE_CONFIG"].clone();
+        for (_, location) in locations.as_object_mut().expect("locations") {
+            location[1]["storage_path"] = storage.to_str().expect("our own folder").into();
+        }
+        world.configure("DISTRIBUTED_STORAGE_CONFIG", locations);
+        world.storage = storage;
+        world
+    }
+
     pub fn registryd(&self) -> Registryd {
         self.registryd_with(&[])
     }

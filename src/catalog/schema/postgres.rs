@@ -12,7 +12,7 @@ impl Contract {
 /// `user` is a reserved word, so every name is quoted.
 fn statements(table: &Table) -> Vec<String> {
     let name = &table.name;
-    let mut lines: Vec<String> = table.columns.iter().chain(&table.shape).map(column).collect();
+    let mut lines: Vec<String> = table.all_columns().map(column).collect();
     lines.push("PRIMARY KEY (id)".to_owned());
     let mut statements =
         vec![format!("CREATE TABLE \"{name}\" (\n    {}\n)", lines.join(",\n    "))];

@@ -11,7 +11,7 @@ impl Contract {
 
 fn statements(table: &Table) -> Vec<String> {
     let name = &table.name;
-    let columns: Vec<String> = table.columns.iter().chain(&table.shape).map(column).collect();
+    let columns: Vec<String> = table.all_columns().map(column).collect();
     let mut statements = vec![format!("CREATE TABLE \"{name}\" ({})", columns.join(", "))];
     statements.extend(table.index_statements());
     statements.extend(table.row_statements());

@@ -10,7 +10,7 @@ fn every_reference_and_index_names_something_known() {
     for table in &contract().tables {
         assert!(seen.insert(table.name.as_str()), "{} is described twice", table.name);
         assert!(!table.why.is_empty());
-        let columns: Vec<_> = table.columns.iter().chain(&table.shape).collect();
+        let columns: Vec<_> = table.all_columns().collect();
         for target in columns.iter().filter_map(|column| column.references.as_deref()) {
             assert!(seen.contains(target), "{} refers to {target} before it exists", table.name);
         }
@@ -98,7 +98,7 @@ fn a_real_quay_keeps_the_contract() {
 
     // Columns given for their shape alone must be right as well, and none that must be filled be left out.
     for table in &contract().tables {
-        let known: Vec<_> = table.columns.iter().chain(&table.shape).collect();
+        let known: Vec<_> = table.all_columns().collect();
         let real: Vec<_> = live.iter().filter(|live| live.table == table.name).collect();
         for column in &known {
             let real = real.iter().find(|real| real.column == column.name).copied();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::guard::Health;
+use crate::blobs::Uploads;
 use crate::catalog::{Catalog, schema};
 use crate::config::{Config, Location};
 use crate::switches::Hindrances;
@@ -21,7 +22,7 @@ const FIRST: Duration = Duration::from_secs(1);
 /// Capabilities with a word for the reason.
 pub(super) type Reasons = BTreeMap<String, String>;
 
-const ALL: [&str; 3] = ["V2_PULL", "V2_AUTH", "V2_BASE"];
+const ALL: [&str; 4] = ["V2_PULL", "V2_PUSH", "V2_AUTH", "V2_BASE"];
 
 /// What the configuration rules out.
 pub(super) fn of_config(config: Option<&Config>) -> Reasons {
@@ -31,11 +32,17 @@ pub(super) fn of_config(config: Option<&Config>) -> Reasons {
         return reasons;
     };
     let unsupported = |location: &Location| matches!(location, Location::Unsupported { .. });
+    let first =
+        config.storage.preference.first().and_then(|name| config.storage.locations.get(name));
     if config.audit.logs_model != "database" {
-        reasons.insert("V2_PULL".to_owned(), "logs_model".to_owned());
+        reasons
+            .extend(["V2_PULL", "V2_PUSH"].map(|name| (name.to_owned(), "logs_model".to_owned())));
     }
     if config.storage.locations.values().any(unsupported) {
         reasons.insert("V2_PULL".to_owned(), "storage_driver".to_owned());
+    }
+    if first.is_none_or(|location| Uploads::of(location).is_none()) {
+        reasons.insert("V2_PUSH".to_owned(), "storage_driver".to_owned());
     }
     if config.testing {
         reasons.extend(ALL.map(|name| (name.to_owned(), "testing".to_owned())));

@@ -1,0 +1,18 @@
+//! What can go wrong with the bytes of an upload, in terms that an answer can be made of.
+
+/// Bytes that could not be stored, read or put into place.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The storage is away or failing: the same request may work in a moment.
+    #[error("storage unavailable: {0}")]
+    Unavailable(String),
+    /// There is no room left in the storage.
+    #[error("storage full: {0}")]
+    Full(String),
+    /// Somebody else is writing to this upload.
+    #[error("upload in use: {0}")]
+    Busy(String),
+    /// What is stored is not what the catalog says: the upload has to be begun anew.
+    #[error("upload unusable: {0}")]
+    Invalid(String),
+}

@@ -1,0 +1,313 @@
+//! Uploads in a folder: Quay's `LocalStorage`. An upload is the file `uploads/<uuid>`, a blob that
+//! file under another name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
+use sha2::{Digest as _, Sha256};
+
+use super::{Appended, FileStamp, Reread, Stamp, UploadError};
+use crate::blobs::BlobPath;
+use crate::oci::Digest;
+
+/// How long a request waits for the one before it: a client that has gone away is noticed within
+/// this time.
+const TURN: Duration = Duration::from_secs(3);
+const TURN_POLL: Duration = Duration::from_millis(20);
+
+/// Bytes read at a time when an upload is read again.
+const READ: usize = 1 << 20;
+
+/// The folder. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LocalUploads(Arc<Path>);
+
+/// An upload's file, locked against other requests of ours, in this process or another.
+#[derive(Debug)]
+pub struct LocalAppender {
+    file: Arc<File>,
+    opened: FileStamp,
+    start: u64,
+    end: u64,
+}
+
+/// The bytes of an upload in a file that no other process can have open.
+#[derive(Debug)]
+pub struct LocalCopy {
+    file: File,
+    /// Its name, where the file system has no files without one.
+    named: Option<PathBuf>,
+}
+
+impl LocalUploads {
+    /// The uploads of the storage in `root`.
+    pub fn new(root: &Path) -> Self {
+        Self(root.into())
+    }
+
+    fn upload(&self, uuid: &str) -> Result<PathBuf, UploadError> {
+        let path = BlobPath::upload(uuid);
+        let path = path.ok_or_else(|| UploadError::Invalid(format!("{uuid:?} is no uuid")))?;
+        Ok(path.below(&self.0))
+    }
+
+    pub(super) async fn begin(&self, uuid: &str) -> Result<Appended, UploadError> {
+        let path = self.upload(uuid)?;
+        let stamp = blocking(&path, |path| {
+            let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+            let file = match create(path) {
+                // Not its root: an empty folder may be a mount that is missing.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    path.parent().map_or(Ok(()), fs::create_dir)?;
+                    create(path)
+                }
+                result => result,
+            };
+            FileStamp::of(&file?)
+        });
+        let stamp = stamp.await.map_err(|error| match error {
+            UploadError::Invalid(reason) => UploadError::Unavailable(reason),
+            error => error,
+        })?;
+        Ok(Appended { written: 0, metadata: "{}".to_owned(), stamp: Some(stamp) })
+    }
+
+    pub(super) async fn append(
+        &self,
+        uuid: &str,
+        byte_count: u64,
+    ) -> Result<LocalAppender, UploadError> {
+        let path = self.upload(uuid)?;
+        let file = blocking(&path, |path| OpenOptions::new().read(true).write(true).open(path));
+        let file = Arc::new(file.await?);
+        take_turn(&path, &file).await?;
+        let locked = file.clone();
+        let opened = blocking(&path, move |_| FileStamp::of(&locked)).await?;
+        if opened.length < byte_count {
+            let found = opened.length;
+            let reason = format!("{} has {found} of {byte_count} bytes", path.display());
+            return Err(UploadError::Invalid(reason));
+        }
+        Ok(LocalAppender { file, opened, start: byte_count, end: byte_count })
+    }
+
+    pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
+        let path = self.upload(uuid)?;
+        Ok(Some(blocking(&path, |path| FileStamp::of(&File::open(path)?)).await?))
+    }
+
+    /// Into a file of its own: Python may have the upload open, and write to it after we have
+    /// looked.
+    pub(super) async fn reread(&self, uuid: &str) -> Result<Reread, UploadError> {
+        let path = self.upload(uuid)?;
+        blocking(&path, |path| {
+            let (from, copy) = (File::open(path)?, LocalCopy::beside(path)?);
+            let (mut hash, mut length) = (Sha256::new(), 0u64);
+            let mut buffer = vec![0; READ];
+            loop {
+                let read = from.read_at(&mut buffer, length)?;
+                let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
+                    break;
+                };
+                hash.update(bytes);
+                copy.file.write_all_at(bytes, length)?;
+                length += read as u64;
+            }
+            let digest = Digest::of_sha256(hash.finalize().as_ref());
+            Ok(Reread { digest, length, copy: Some(copy) })
+        })
+        .await
+    }
+
+    pub(super) async fn flush(&self, uuid: &str) -> Result<(), UploadError> {
+        let path = self.upload(uuid)?;
+        blocking(&path, |path| File::open(path)?.sync_all()).await
+    }
+
+    pub(super) async fn stored(&self, digest: &Digest) -> Result<Option<u64>, UploadError> {
+        let path = BlobPath::content_address(digest).below(&self.0);
+        blocking(&path, |path| match fs::metadata(path) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    pub(super) async fn complete(
+        &self,
+        uuid: &str,
+        digest: &Digest,
+        copy: Option<LocalCopy>,
+    ) -> Result<(), UploadError> {
+        let upload = self.upload(uuid)?;
+        let place = BlobPath::content_address(digest).below(&self.0);
+        let root = self.0.clone();
+        blocking(&place, move |place| {
+            let folder = place.parent().unwrap_or(place);
+            make_durable_folder(&root, folder)?;
+            match copy {
+                None => fs::rename(&upload, place)?,
+                Some(copy) => copy.put(place)?,
+            }
+            File::open(folder)?.sync_all()
+        })
+        .await
+    }
+
+    pub(super) async fn cancel(&self, uuid: &str) -> Result<(), UploadError> {
+        let path = self.upload(uuid)?;
+        blocking(&path, |path| match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+/// One request at a time writes to an upload. Locks of dead processes are gone with them; where the
+/// file system has none, what is committed is read again if two of ours have met.
+async fn take_turn(path: &Path, file: &Arc<File>) -> Result<(), UploadError> {
+    let deadline = tokio::time::Instant::now() + TURN;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(TURN_POLL).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(UploadError::Busy(path.display().to_string()));
+            }
+            Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => return Ok(()),
+            Err(error) => return Err(failure(path, &error.into())),
+        }
+    }
+}
+
+impl LocalAppender {
+    pub(super) fn opened(&self) -> Stamp {
+        Some(self.opened)
+    }
+
+    pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
+        // What lies beyond the end is what a failed request has left.
+        let truncate = self.end == self.start && self.opened.length > self.start;
+        let (file, start) = (self.file.clone(), self.end);
+        self.end = blocking(Path::new("upload"), move |_| {
+            if truncate {
+                file.set_len(start)?;
+            }
+            let mut at = start;
+            for chunk in &chunks {
+                file.write_all_at(chunk, at)?;
+                at += chunk.len() as u64;
+            }
+            Ok(at)
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn finish(self) -> Result<Appended, UploadError> {
+        let (file, end) = (self.file, self.end);
+        let stamp = blocking(Path::new("upload"), move |_| {
+            if file.metadata()?.len() > end {
+                file.set_len(end)?;
+            }
+            FileStamp::of(&file)
+        });
+        let (written, metadata) = (self.end - self.start, "{}".to_owned());
+        Ok(Appended { written, metadata, stamp: Some(stamp.await?) })
+    }
+}
+
+impl FileStamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        let changed_ns = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+        Ok(Self { inode: found.ino(), length: found.len(), changed_ns })
+    }
+}
+
+impl LocalCopy {
+    /// Without a name, so that nothing is left of it after a crash, where the file system can.
+    fn beside(upload: &Path) -> io::Result<Self> {
+        let folder = upload.parent().unwrap_or(upload);
+        let mode = Mode::from_raw_mode(0o644);
+        match open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+            Ok(file) => Ok(Self { file: file.into(), named: None }),
+            Err(_) => {
+                let named = upload.with_extension("reread");
+                let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
+                Ok(Self { file: options.open(&named)?, named: Some(named) })
+            }
+        }
+    }
+
+    /// Under the name of the blob, durable.
+    fn put(self, place: &Path) -> io::Result<()> {
+        use std::os::fd::AsRawFd as _;
+        self.file.sync_all()?;
+        let Some(named) = &self.named else {
+            let nameless = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            return match linkat(CWD, &nameless, CWD, place, AtFlags::SYMLINK_FOLLOW) {
+                // There is one, of another length: ours takes its place.
+                Err(rustix::io::Errno::EXIST) => {
+                    fs::remove_file(place)?;
+                    Ok(linkat(CWD, &nameless, CWD, place, AtFlags::SYMLINK_FOLLOW)?)
+                }
+                result => Ok(result?),
+            };
+        };
+        fs::rename(named, place)
+    }
+}
+
+impl Drop for LocalCopy {
+    fn drop(&mut self) {
+        // It has its other name by now, or is not wanted.
+        self.named.iter().for_each(|named| drop(fs::remove_file(named)));
+    }
+}
+
+/// Makes the folder, and each above it that has to be made, so that it outlives a power failure.
+fn make_durable_folder(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().filter(|above| above.starts_with(root));
+    if let Some(above) = above {
+        make_durable_folder(root, above)?;
+    }
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    above.map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, UploadError> {
+    let owned = path.to_owned();
+    let done = tokio::task::spawn_blocking(move || work(&owned)).await;
+    done.map_err(io::Error::other).and_then(|result| result).map_err(|error| failure(path, &error))
+}
+
+fn failure(path: &Path, error: &io::Error) -> UploadError {
+    let reason = format!("{}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::NotFound => UploadError::Invalid(reason),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            UploadError::Full(reason)
+        }
+        _ => UploadError::Unavailable(reason),
+    }
+}

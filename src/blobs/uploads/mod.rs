@@ -1,0 +1,168 @@
+//! The bytes of uploads, where Quay's drivers keep them: either runtime goes on with what the other
+//! has begun (contract §5.4).
+
+mod local;
+
+use bytes::Bytes;
+
+pub use local::LocalUploads;
+use local::{LocalAppender, LocalCopy};
+
+use super::UploadError;
+use crate::config::Location;
+use crate::oci::Digest;
+
+/// The uploads of one storage location. Cheap to clone.
+#[derive(Clone)]
+pub enum Uploads {
+    /// In a folder.
+    Local(LocalUploads),
+}
+
+/// An upload that bytes are being added to.
+pub enum Appender {
+    /// In a folder.
+    Local(LocalAppender),
+}
+
+/// What adding bytes has led to.
+#[derive(Debug)]
+pub struct Appended {
+    /// How many bytes were stored.
+    pub written: u64,
+    /// `blobupload.storage_metadata`
+    pub metadata: String,
+    /// What the storage looks like now, where others could change it unseen.
+    pub stamp: Stamp,
+}
+
+/// What bytes in storage look like from outside: another stamp, other bytes. Storages in which
+/// nobody changes what is there have none.
+pub type Stamp = Option<FileStamp>;
+
+/// Inode, length, and time of the last change in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    inode: u64,
+    length: u64,
+    changed_ns: i128,
+}
+
+/// An upload that was read from its first byte to its last.
+#[derive(Debug)]
+pub struct Reread {
+    /// The digest of what was read.
+    pub digest: Digest,
+    /// How many bytes there were.
+    pub length: u64,
+    /// The same bytes where nobody else can reach them.
+    copy: Option<LocalCopy>,
+}
+
+impl Uploads {
+    /// The uploads of `location`; `None` where its driver is not built.
+    pub fn of(location: &Location) -> Option<Self> {
+        match location {
+            Location::Local { path } => Some(Self::Local(LocalUploads::new(path))),
+            Location::S3(_) | Location::Unsupported { .. } => None,
+        }
+    }
+
+    /// Makes room for a new upload. Returns its `storage_metadata`.
+    pub async fn begin(&self, uuid: &str) -> Result<Appended, UploadError> {
+        match self {
+            Self::Local(local) => local.begin(uuid).await,
+        }
+    }
+
+    /// Opens the upload to add bytes at `byte_count`, where it ends. What lies beyond is what is left
+    /// of a request that failed.
+    pub async fn append(
+        &self,
+        uuid: &str,
+        metadata: &str,
+        byte_count: u64,
+    ) -> Result<Appender, UploadError> {
+        let _ = metadata;
+        match self {
+            Self::Local(local) => local.append(uuid, byte_count).await.map(Appender::Local),
+        }
+    }
+
+    /// What the upload looks like now.
+    pub async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
+        match self {
+            Self::Local(local) => local.stamp(uuid).await,
+        }
+    }
+
+    /// Reads and hashes all of the upload.
+    pub async fn reread(&self, uuid: &str, metadata: &str) -> Result<Reread, UploadError> {
+        let _ = metadata;
+        match self {
+            Self::Local(local) => local.reread(uuid).await,
+        }
+    }
+
+    /// Makes the bytes of the upload durable where they are, as far as that can be done before
+    /// they are put into place.
+    pub async fn flush(&self, uuid: &str) -> Result<(), UploadError> {
+        match self {
+            Self::Local(local) => local.flush(uuid).await,
+        }
+    }
+
+    /// The length of the blob, if it is in its place.
+    pub async fn stored(&self, digest: &Digest) -> Result<Option<u64>, UploadError> {
+        match self {
+            Self::Local(local) => local.stored(digest).await,
+        }
+    }
+
+    /// Puts the blob into its place; returns when it is durable there.
+    pub async fn complete(
+        &self,
+        uuid: &str,
+        metadata: &str,
+        digest: &Digest,
+        reread: Option<Reread>,
+    ) -> Result<(), UploadError> {
+        let _ = metadata;
+        match self {
+            Self::Local(local) => {
+                local.complete(uuid, digest, reread.and_then(|reread| reread.copy)).await
+            }
+        }
+    }
+
+    /// Removes what there is of it. What is gone already is no error.
+    pub async fn cancel(&self, uuid: &str, metadata: &str) -> Result<(), UploadError> {
+        let _ = metadata;
+        match self {
+            Self::Local(local) => local.cancel(uuid).await,
+        }
+    }
+}
+
+impl Appender {
+    /// What the upload looked like when it was opened.
+    pub fn stamp(&self) -> Stamp {
+        match self {
+            Self::Local(local) => local.opened(),
+        }
+    }
+
+    /// Adds bytes; returns when they were taken.
+    pub async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
+        match self {
+            Self::Local(local) => local.write(chunks).await,
+        }
+    }
+
+    /// Ends the request's part.
+    pub async fn finish(self) -> Result<Appended, UploadError> {
+        match self {
+            Self::Local(local) => local.finish().await,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! An upload becomes a blob.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use super::PushError;
+use super::body::Body;
+use super::steps::step;
+use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken};
+use crate::blobs::{Reread, UploadError};
+use crate::catalog::{Committed, Session};
+use crate::oci::Digest;
+
+impl Pushes {
+    /// Adds the last bytes and makes a blob of it all, if that is what `claimed` names. It is durable
+    /// when this returns: first the bytes, then the rows that name them.
+    pub async fn finish<S, E>(
+        &self,
+        db: Session<'_>,
+        open: &mut Open,
+        range: Option<ContentRange>,
+        body: Body<S>,
+        claimed: &str,
+    ) -> Result<Digest, PushError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        self.take_in(db, open, range, body).await?;
+        step("put: bytes stored");
+        let digest = open.hash.digest();
+        if digest.as_str() != claimed {
+            let (claimed, found) = (claimed.to_owned(), digest.to_string());
+            return Err(PushError::Digest { claimed, found });
+        }
+        let reread = self.settle(open, &digest).await?;
+        self.put_into_place(db, open, &digest, reread).await?;
+        Ok(digest)
+    }
+
+    /// Makes sure that what is stored is what was hashed, and that it stays. Of what this process
+    /// alone has written that is known; anything else is read again.
+    async fn settle(&self, open: &Open, digest: &Digest) -> Result<Option<Reread>, PushError> {
+        let (uuid, metadata) = (&open.row.uuid, &open.progress.storage_metadata);
+        let as_left = match open.carried {
+            Carried::Alone(_) => true,
+            Carried::WithOthers => false,
+            Carried::Unknown => {
+                let stamp = open.uploads.stamp(uuid).await;
+                stamp.is_ok_and(|stamp| self.0.alone.is_as_left(uuid, &open.row.progress, stamp))
+            }
+        };
+        if as_left {
+            open.uploads.flush(uuid).await?;
+            return Ok(None);
+        }
+        match open.uploads.reread(uuid, metadata).await {
+            Ok(found) if found.digest == *digest && found.length == open.progress.byte_count => {
+                Ok(Some(found))
+            }
+            Ok(found) => Err(PushError::Digest {
+                claimed: digest.to_string(),
+                found: found.digest.to_string(),
+            }),
+            // A commit that was cut off after it had put the bytes into place.
+            Err(UploadError::Invalid(_)) if self.is_stored(open, digest).await? => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Under the lock that Quay's garbage collector takes: what is found in its place, or put there,
+    /// is not taken away before the rows say that it is wanted.
+    async fn put_into_place(
+        &self,
+        db: Session<'_>,
+        open: &Open,
+        digest: &Digest,
+        reread: Option<Reread>,
+    ) -> Result<(), PushError> {
+        let (row, progress) = (&open.row, &open.progress);
+        let metadata = &progress.storage_metadata;
+        if self.is_stored(open, digest).await? {
+            open.uploads.cancel(&row.uuid, metadata).await?;
+        } else {
+            open.uploads.complete(&row.uuid, metadata, digest, reread).await?;
+        }
+        step("put: in place");
+        let (size, uncompressed) = (progress.byte_count, progress.uncompressed_byte_count);
+        let committed = db.commit_upload(row, digest, size, uncompressed, self.0.keep).await?;
+        step("put: committed");
+        self.0.alone.forget(&row.uuid);
+        match committed {
+            Committed::Blob => Ok(()),
+            Committed::Moved => Err(overtaken(db, open).await),
+        }
+    }
+
+    /// Whether the blob is in its place, whole.
+    async fn is_stored(&self, open: &Open, digest: &Digest) -> Result<bool, PushError> {
+        Ok(open.uploads.stored(digest).await? == Some(open.progress.byte_count))
+    }
+}

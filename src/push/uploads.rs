@@ -1,0 +1,374 @@
+//! Upload sessions: begun, added to, cancelled. What is committed, and how, is in `commit`.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::task::{JoinError, JoinHandle};
+use uuid::Uuid;
+
+use super::PushError;
+use super::alone::Alone;
+use super::body::Body;
+use super::steps::step;
+use crate::blobs::{Appender, ResumableSha256, Stamp, Uncompressed, UploadError, Uploads};
+use crate::catalog::{Progress, Session, Upload};
+use crate::config;
+use crate::oci::RepoName;
+
+/// Takes pushes. Cheap to clone.
+#[derive(Clone)]
+pub struct Pushes(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    storage: config::Storage,
+    /// `MAXIMUM_LAYER_SIZE`, in bytes.
+    pub(super) largest: u64,
+    /// How long a blob is kept before a manifest names it.
+    pub(super) keep: Duration,
+    pub(super) alone: Alone,
+}
+
+/// An upload that a request has in hand.
+pub struct Open {
+    /// Its row, as it was read.
+    pub(super) row: Upload,
+    /// How far it has come since.
+    pub(super) progress: Progress,
+    pub(super) uploads: Uploads,
+    pub(super) hash: ResumableSha256,
+    /// By whom, as far as it is known.
+    pub(super) carried: Carried,
+}
+
+/// Who has had a hand in an upload.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Carried {
+    /// Its bytes were not looked at yet.
+    Unknown,
+    /// This process alone, which leaves it like this.
+    Alone(Stamp),
+    /// Others too, or nobody knows.
+    WithOthers,
+}
+
+/// `Content-Range: first-last`, as the distribution protocol has it: both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentRange {
+    /// Where the body begins.
+    pub start: u64,
+    /// How long it says it is.
+    pub length: u64,
+}
+
+impl Pushes {
+    /// Into the storage of `config`.
+    pub fn new(storage: &config::Storage, push: &config::Push) -> Self {
+        Self(Arc::new(Inner {
+            storage: storage.clone(),
+            largest: push.maximum_layer_size,
+            keep: push.temp_tag_expiration,
+            alone: Alone::default(),
+        }))
+    }
+
+    /// Begins an upload where new blobs go: in the first preferred location (contract §5.3).
+    pub async fn begin(&self, db: Session<'_>, name: &RepoName) -> Result<Open, PushError> {
+        let storage = &self.0.storage;
+        let location = storage.preference.first().map(String::as_str).unwrap_or_default();
+        let uploads = self.uploads(location)?;
+        let (uuid, hash) = (Uuid::new_v4().to_string(), ResumableSha256::default());
+        let begun = uploads.begin(&uuid).await?;
+        step("post: room made");
+        let progress = Progress {
+            byte_count: 0,
+            chunk_count: 0,
+            sha_state: Some(hash.to_column()),
+            storage_metadata: begun.metadata,
+            uncompressed_byte_count: None,
+        };
+        let row = match db.begin_upload(name, &uuid, location, &progress).await {
+            Ok(Some(row)) => row,
+            other => {
+                // Nothing names it.
+                let _ = uploads.cancel(&uuid, &progress.storage_metadata).await;
+                return Err(other.err().map_or(PushError::NoRepository, PushError::from));
+            }
+        };
+        step("post: row written");
+        self.0.alone.leave(&uuid, &progress, begun.stamp);
+        Ok(Open { row, progress, uploads, hash, carried: Carried::Unknown })
+    }
+
+    /// Takes up an upload, whoever began it.
+    pub async fn open(
+        &self,
+        db: Session<'_>,
+        name: &RepoName,
+        uuid: &str,
+    ) -> Result<Open, PushError> {
+        let found = db.upload(name, uuid).await?.ok_or(PushError::NoRepository)?;
+        let row = found.ok_or(PushError::NoUpload)?;
+        let uploads = self.uploads(&row.location)?;
+        let state = row.progress.sha_state.as_deref().unwrap_or_default();
+        let hash = ResumableSha256::from_column(state);
+        let hash = hash.ok().filter(|hash| hash.hashed() == row.progress.byte_count);
+        let hash = hash.ok_or(PushError::Declined("upload_state"))?;
+        Ok(Open { progress: row.progress.clone(), row, uploads, hash, carried: Carried::Unknown })
+    }
+
+    fn uploads(&self, location: &str) -> Result<Uploads, PushError> {
+        let known = self.0.storage.locations.get(location);
+        known.and_then(Uploads::of).ok_or(PushError::Declined("storage_driver"))
+    }
+
+    /// Adds the bytes of a request to the upload, and notes that. An upload that another request has
+    /// added to meanwhile stays as that has left it.
+    pub async fn add<S, E>(
+        &self,
+        db: Session<'_>,
+        open: &mut Open,
+        range: Option<ContentRange>,
+        body: Body<S>,
+    ) -> Result<(), PushError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        self.take_in(db, open, range, body).await?;
+        step("patch: bytes stored");
+        if open.progress == open.row.progress {
+            return Ok(());
+        }
+        if !db.advance_upload(&open.row, &open.progress).await? {
+            return Err(overtaken(db, open).await);
+        }
+        step("patch: row written");
+        open.row.progress = open.progress.clone();
+        match open.carried {
+            Carried::Alone(stamp) => self.0.alone.leave(&open.row.uuid, &open.progress, stamp),
+            _ => self.0.alone.forget(&open.row.uuid),
+        }
+        Ok(())
+    }
+
+    /// Stores and hashes the bytes of a request. The row is not touched.
+    pub(super) async fn take_in<S, E>(
+        &self,
+        db: Session<'_>,
+        open: &mut Open,
+        range: Option<ContentRange>,
+        mut body: Body<S>,
+    ) -> Result<(), PushError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let Progress { byte_count, chunk_count, .. } = open.progress;
+        let room = self.0.largest.saturating_sub(byte_count);
+        let too_large = || PushError::TooLarge { limit: self.0.largest };
+        if let Some(range) = range {
+            let known = range.overlap(byte_count)?;
+            let new = range.length.saturating_sub(known);
+            if new == 0 {
+                return Ok(());
+            }
+            if new > room {
+                return Err(too_large());
+            }
+            body.part(known, new);
+        }
+        let appender = self.turn(db, open).await?;
+        let uncompressed = (chunk_count == 0).then(Uncompressed::default);
+        let mut stage = Stage::Ready(Sink { appender, hash: open.hash.clone(), uncompressed });
+        let mut taken = 0;
+        let sink = loop {
+            // The next bytes arrive while the last are hashed and stored.
+            let batch = body.batch().await?;
+            let sink = stage.ready().await?;
+            if batch.is_empty() {
+                break sink;
+            }
+            taken += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
+            if taken > room {
+                return Err(too_large());
+            }
+            stage = Stage::Busy(tokio::spawn(sink.take(batch)));
+        };
+        let appended = sink.appender.finish().await?;
+        open.hash = sink.hash;
+        if let Carried::Alone(stamp) = &mut open.carried {
+            *stamp = appended.stamp;
+        }
+        open.progress = Progress {
+            byte_count: byte_count + appended.written,
+            chunk_count: chunk_count + 1,
+            sha_state: Some(open.hash.to_column()),
+            storage_metadata: appended.metadata,
+            // Known of the first request's body; what is added to that makes it unknown.
+            uncompressed_byte_count: match sink.uncompressed {
+                Some(counted) => counted.finish(),
+                None if appended.written > 0 => None,
+                None => open.progress.uncompressed_byte_count,
+            },
+        };
+        Ok(())
+    }
+
+    /// Opens the upload for this request alone, which is where it was read to be.
+    async fn turn(&self, db: Session<'_>, open: &mut Open) -> Result<Appender, PushError> {
+        let (row, metadata) = (&open.row, &open.progress.storage_metadata);
+        let appender = open.uploads.append(&row.uuid, metadata, row.progress.byte_count).await?;
+        let stamp = appender.stamp();
+        if self.0.alone.is_as_left(&row.uuid, &row.progress, stamp) {
+            open.carried = Carried::Alone(stamp);
+            return Ok(appender);
+        }
+        open.carried = Carried::WithOthers;
+        // One of them may have had its turn while we waited for ours.
+        match db.upload_progress(row.id).await? {
+            Some(progress) if progress == row.progress => Ok(appender),
+            _ => Err(overtaken(db, open).await),
+        }
+    }
+
+    /// Gives an upload up: its bytes go, then its row.
+    pub async fn cancel(&self, db: Session<'_>, open: &Open) -> Result<(), PushError> {
+        self.0.alone.forget(&open.row.uuid);
+        open.uploads.cancel(&open.row.uuid, &open.progress.storage_metadata).await?;
+        step("cancel: bytes gone");
+        Ok(db.forget_upload(&open.row).await?)
+    }
+}
+
+/// Another request has changed the upload since this one has read it.
+pub(super) async fn overtaken(db: Session<'_>, open: &Open) -> PushError {
+    match db.upload_progress(open.row.id).await {
+        Ok(Some(Progress { byte_count, .. })) => PushError::OutOfOrder { byte_count },
+        Ok(None) => PushError::NoUpload,
+        Err(error) => error.into(),
+    }
+}
+
+impl Open {
+    /// `blobupload.uuid`
+    pub fn uuid(&self) -> &str {
+        &self.row.uuid
+    }
+
+    /// How many bytes it has.
+    pub fn byte_count(&self) -> u64 {
+        self.progress.byte_count
+    }
+}
+
+impl ContentRange {
+    /// Reads `first-last`. An empty range ends before it begins, as Quay allows.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (first, last) = text.split_once('-')?;
+        if !digits(first) || !digits(last) {
+            return None;
+        }
+        let (start, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        let length = last.checked_add(1)?.checked_sub(start)?;
+        Some(Self { start, length })
+    }
+
+    /// How many of its bytes an upload of `byte_count` bytes has already. One that begins anew is not
+    /// taken for a repetition: the OCI spec wants chunks in order.
+    fn overlap(self, byte_count: u64) -> Result<u64, PushError> {
+        match byte_count.checked_sub(self.start) {
+            Some(known) if self.start > 0 || known == 0 => Ok(known),
+            _ => Err(PushError::OutOfOrder { byte_count }),
+        }
+    }
+}
+
+/// Where bytes go: into the storage, and into the hash.
+struct Sink {
+    appender: Appender,
+    hash: ResumableSha256,
+    uncompressed: Option<Uncompressed>,
+}
+
+enum Stage {
+    Ready(Sink),
+    Busy(JoinHandle<Result<Sink, UploadError>>),
+}
+
+impl Stage {
+    async fn ready(self) -> Result<Sink, UploadError> {
+        match self {
+            Self::Ready(sink) => Ok(sink),
+            Self::Busy(working) => working.await.map_err(panicked)?,
+        }
+    }
+}
+
+impl Sink {
+    /// Hashes and stores at the same time.
+    async fn take(self, batch: Vec<Bytes>) -> Result<Self, UploadError> {
+        let Self { mut appender, mut hash, mut uncompressed } = self;
+        let pieces = batch.clone();
+        let hashed = tokio::task::spawn_blocking(move || {
+            for piece in &pieces {
+                hash.update(piece);
+                uncompressed.iter_mut().for_each(|counted| counted.update(piece));
+            }
+            (hash, uncompressed)
+        });
+        let (stored, hashed) = tokio::join!(appender.write(batch), hashed);
+        stored?;
+        let (hash, uncompressed) = hashed.map_err(panicked)?;
+        Ok(Self { appender, hash, uncompressed })
+    }
+}
+
+fn panicked(error: JoinError) -> UploadError {
+    UploadError::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_written_without_a_unit() {
+        let range = |start, length| Some(ContentRange { start, length });
+        for (text, expected) in [
+            ("0-99", range(0, 100)),
+            ("100-100", range(100, 1)),
+            ("5-4", range(5, 0)),
+            ("5-3", None),
+            ("bytes 0-9/*", None),
+            ("bytes=0-9", None),
+            ("-5", None),
+            ("5-", None),
+            ("+1-2", None),
+            ("", None),
+            ("0-18446744073709551615", None),
+            ("99999999999999999999-1", None),
+        ] {
+            assert_eq!(ContentRange::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn chunks_come_in_order() {
+        for (start, byte_count, known) in [
+            (0, 0, Some(0)),
+            (5, 5, Some(0)),
+            (3, 5, Some(2)),
+            (6, 5, None),
+            (1, 0, None),
+            // Once more from the beginning: Quay would hash it twice.
+            (0, 5, None),
+        ] {
+            let range = ContentRange { start, length: 1 };
+            assert_eq!(range.overlap(byte_count).ok(), known, "{start} of {byte_count}");
+        }
+    }
+}
