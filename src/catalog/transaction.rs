@@ -39,11 +39,6 @@ impl<'a> Session<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    /// Whose transaction it is.
-    pub(super) fn session(&self) -> Session<'a> {
-        self.session
-    }
-
     /// Runs a statement and returns its rows; of one that changes something, those of `RETURNING`.
     pub(super) async fn query(
         &mut self,

@@ -9,12 +9,14 @@ mod pages;
 mod plan;
 mod recording;
 mod tokens;
+mod uploads;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use installation::Installation;
 use recording::Exchange;
+use uploads::Uploads;
 use wire::Answer;
 
 use crate::support::{Registryd, eventually};
@@ -95,11 +97,13 @@ struct Client<'a> {
     registryd: &'a Registryd,
     /// Who gave a wrong password, and may be throttled.
     suspects: BTreeSet<String>,
+    uploads: Uploads,
 }
 
 impl<'a> Client<'a> {
     fn new(installation: &'a Installation, registryd: &'a Registryd) -> Self {
-        Self { installation, registryd, suspects: BTreeSet::new() }
+        let (suspects, uploads) = Default::default();
+        Self { installation, registryd, suspects, uploads }
     }
 
     fn ask(&mut self, exchange: &Exchange) -> Answer {
@@ -136,14 +140,14 @@ impl<'a> Client<'a> {
         ));
     }
 
-    fn send(&self, exchange: &Exchange) -> Answer {
+    fn send(&mut self, exchange: &Exchange) -> Answer {
         let request = &exchange.request;
         let mut headers = request.headers.clone();
         if let Some(authorization) = headers.get_mut("Authorization") {
             let date = exchange.response.header("Date");
             *authorization = self.installation.signer.renew(authorization, date);
         }
-        // A body that was not recorded cannot be sent; only declined requests have one.
+        // A body that was not recorded cannot be sent: those of declined requests.
         let mut body = request.body.as_ref().and_then(|body| body.bytes()).unwrap_or_default();
         if headers.contains_key("Transfer-Encoding") {
             let size = format!("{:x}\r\n", body.len());
@@ -152,13 +156,10 @@ impl<'a> Client<'a> {
             headers.insert("Content-Length".to_owned(), body.len().to_string());
         }
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        wire::send(
-            self.registryd.base(),
-            &request.method,
-            &pages::renewed(&request.path),
-            headers,
-            &body,
-        )
+        let target = self.uploads.ours(&pages::renewed(&request.path));
+        let base = self.registryd.base();
+        let answer = wire::send(base, &request.method, &target, headers, &body);
+        self.uploads.recorded(exchange, answer)
     }
 }
 

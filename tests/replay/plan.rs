@@ -9,8 +9,8 @@ use super::recording::{Exchange, read};
 /// these to registryd.
 pub const NOT_THE_REGISTRY: &[u16] = &[613, 614, 615];
 
-/// Reads of what a recorded write before them had made, moved or deleted. The writes are declined,
-/// so the database does not have it.
+/// Reads of what a recorded push or delete of a manifest before them had made, moved or deleted. Those
+/// are declined, so the database does not have it.
 const NEEDS_WRITES: &[(&str, &[u16])] = &[
     ("a blob that was uploaded, to acme/scratch, after 300", &[330, 415, 644, 740]),
     ("the tags of acme/scratch after a push or delete", &[398, 405, 413, 656, 731, 732]),
@@ -43,8 +43,8 @@ pub fn decline(exchange: &Exchange) -> Option<&'static str> {
     match path.as_str() {
         "/v2/auth" => declined_token(exchange),
         path if path.starts_with("/v1/") => Some("not_built (V1)"),
+        path if path.contains("/blobs/") => None,
         _ if !reads => Some("not_built (V2_PUSH)"),
-        path if path.contains("/blobs/uploads/") => Some("not_built (V2_PUSH)"),
         _ if response.header("Content-Type") == Some(schema1) => {
             Some("manifest_conversion (V2_PULL)")
         }
