@@ -7,6 +7,7 @@ mod database;
 mod db_params;
 mod db_uri;
 mod environment;
+mod model_cache;
 mod reader;
 mod redis;
 mod report;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
+pub use model_cache::{MemcachedAddress, ModelCache};
 pub use redis::{Events, Redis, RedisAddress};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use s3::{S3, SignatureVersion};
@@ -57,6 +59,8 @@ pub struct Config {
     pub audit: Audit,
     /// Whom Redis tells what.
     pub events: Events,
+    /// Where Python keeps what a write may make stale.
+    pub model_cache: ModelCache,
     /// How we log.
     pub logging: Logging,
     /// Our own settings.
@@ -95,6 +99,7 @@ impl Config {
             features: settings::features(r),
             audit: settings::audit(r),
             events: redis::events(r),
+            model_cache: model_cache::model_cache(r),
             logging: settings::logging(r),
             sidecar: sidecar::read(r),
         };
