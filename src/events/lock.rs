@@ -27,8 +27,8 @@ use crate::telemetry::metrics::Lock;
 const TTL_S: u64 = 30;
 const TTL: Duration = Duration::from_secs(TTL_S);
 
-/// How long to wait for whoever holds it. Quay's client gives up a single wait after as long, but
-/// then waits three times more.
+/// How long to wait for whoever holds it. Quay's client gives up a single wait after as long; by
+/// the defaults of redis-py 7 it then waits three times more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long Redis may take to answer.
@@ -69,9 +69,10 @@ pub enum LockState {
     Held,
     /// There is no Redis, or it does not answer. Quay's commit goes on without the lock.
     NoRedis,
-    /// Somebody else held it all the while. Quay's commit goes on without the lock here too. It
-    /// may be the garbage collector, about to remove bytes that are there now: write them rather
-    /// than rely on them, and look for them again after the rows are committed.
+    /// Somebody else held it all the while. Here too Quay's commit goes on without the lock, after
+    /// a second wait where the blob has no row yet. It may be the garbage collector, about to
+    /// remove bytes that are there now: write them rather than rely on them, and look for them
+    /// again after the rows are committed.
     Busy,
 }
 
