@@ -1,10 +1,15 @@
-//! What the rest of Quay hears through Redis, and that nobody waits for it.
+//! What the rest of Quay hears through Redis, and that nobody waits for it; the lock and the caches
+//! that are shared with it.
+
+mod lock;
+mod stale;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use quay_sidecar::config;
 use redis::Commands;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -51,6 +56,21 @@ impl Redis {
     fn connect(&self, db: u8) -> redis::Connection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/{db}", self.port)).unwrap();
         eventually(|| client.get_connection().ok(), || "Redis does not answer".to_owned())
+    }
+
+    /// As the library wants it.
+    fn server(&self) -> config::Redis {
+        let address = config::RedisAddress::Tcp("127.0.0.1".to_owned(), self.port);
+        config::Redis { address, db: 0, username: None, password: None }
+    }
+
+    /// How often a command was executed.
+    fn calls(&self, command: &str) -> u64 {
+        let info: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut self.connect(0)).unwrap();
+        let start = format!("cmdstat_{command}:calls=");
+        let line = info.lines().find_map(|line| line.strip_prefix(&start));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     }
 
     fn map(&self, db: u8) -> Value {

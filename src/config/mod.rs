@@ -7,6 +7,7 @@ mod database;
 mod db_params;
 mod db_uri;
 mod environment;
+mod model_cache;
 mod push;
 mod reader;
 mod redis;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
+pub use model_cache::{MemcachedAddress, ModelCache};
 pub use push::Push;
 pub use redis::{Events, Redis, RedisAddress};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
@@ -61,6 +63,8 @@ pub struct Config {
     pub push: Push,
     /// Whom Redis tells what.
     pub events: Events,
+    /// Where Python keeps what a write may make stale.
+    pub model_cache: ModelCache,
     /// How we log.
     pub logging: Logging,
     /// Our own settings.
@@ -100,6 +104,7 @@ impl Config {
             audit: settings::audit(r),
             push: push::read(r),
             events: redis::events(r),
+            model_cache: model_cache::model_cache(r),
             logging: settings::logging(r),
             sidecar: sidecar::read(r),
         };

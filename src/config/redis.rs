@@ -7,11 +7,13 @@ use config::{Map, Value, ValueKind};
 use super::reader::{Parsed, Reader, Show, Wrong, feature, number, secret, text};
 use super::secret::Secret;
 
-/// What the rest of Quay is told of, through Redis.
+/// What is shared with the rest of Quay through Redis.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Events {
     /// `USER_EVENTS_REDIS`, default `localhost`; `None` unless `FEATURE_USER_EVENTS` (default true).
     pub user_events: Option<Redis>,
+    /// `USER_EVENTS_REDIS` again, whatever that feature is: Quay's locks are there too.
+    pub blob_locks: Option<Redis>,
     /// `PULL_METRICS_REDIS`, default database 1 of `localhost`; `None` unless
     /// `FEATURE_IMAGE_PULL_STATS` (default false).
     pub pull_stats: Option<Redis>,
@@ -63,17 +65,19 @@ impl Show for Redis {
 pub(super) fn events(r: &mut Reader<'_>) -> Events {
     let user_events = r.setting("FEATURE_USER_EVENTS", true, feature);
     let pull_stats = r.setting("FEATURE_IMAGE_PULL_STATS", false, feature);
+    let blob_locks =
+        server(r, "USER_EVENTS_REDIS", 0, "nothing is sent there, and pushes take no lock");
     Events {
-        user_events: server(r, user_events, "USER_EVENTS_REDIS", 0),
-        pull_stats: server(r, pull_stats, "PULL_METRICS_REDIS", 1),
+        user_events: blob_locks.clone().filter(|_| user_events),
+        blob_locks,
+        pull_stats: pull_stats
+            .then(|| server(r, "PULL_METRICS_REDIS", 1, "nothing is sent there"))
+            .flatten(),
     }
 }
 
 /// None of this is needed to serve, so what cannot be used is left out with a warning.
-fn server(r: &mut Reader<'_>, on: bool, key: &str, default_db: i64) -> Option<Redis> {
-    if !on {
-        return None;
-    }
+fn server(r: &mut Reader<'_>, key: &str, default_db: i64, without: &str) -> Option<Redis> {
     let redis = match r.source.get(key) {
         None => Ok(Redis::local(default_db)),
         Some(value) => parse(value),
@@ -85,13 +89,13 @@ fn server(r: &mut Reader<'_>, on: bool, key: &str, default_db: i64) -> Option<Re
         }
         Err(Wrong { reason, remedy }) => {
             r.show(key, "(not used)".to_owned(), r.source.place(key));
-            r.warn(key, format!("{reason}; nothing is sent there"), remedy);
+            r.warn(key, format!("{reason}; {without}"), remedy);
             None
         }
     }
 }
 
-fn parse(value: &ValueKind) -> Parsed<Redis> {
+pub(super) fn parse(value: &ValueKind) -> Parsed<Redis> {
     let ValueKind::Table(map) = value else { return Err(Wrong::kind("a map", value)) };
     let params = Params(map);
     params.refuse_unbuilt()?;

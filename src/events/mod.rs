@@ -1,12 +1,26 @@
-//! What the rest of Quay is told of through Redis: events for the users' browsers, and how often
-//! what is pulled. Never waited for, bounded, and lost where Redis is (contract §2.2.7, §4.9, §4.12).
+//! What is shared with the rest of Quay beside the database, through its Redis and memcached.
+//!
+//! - [`Events`]: events for the users' browsers, and how often what is pulled. Never waited for,
+//!   bounded, and lost where Redis is (contract §2.2.7, §4.9, §4.12).
+//! - [`BlobLocks`]: the lock that keeps Quay's garbage collector from a blob while it is pushed.
+//! - [`StaleCaches`]: what Python must not serve from its cache after a write of ours.
+//!
+//! The last two are waited for, briefly; without their server everything goes on.
 
+mod connection;
+mod health;
+mod lock;
+mod memcached;
 mod sink;
+mod stale;
 
 use std::sync::Arc;
 
 use chrono::Utc;
 use tokio::task::JoinSet;
+
+pub use lock::{BlobLock, BlobLocks, LockState};
+pub use stale::StaleCaches;
 
 use sink::Sink;
 

@@ -1,18 +1,15 @@
 //! A bounded queue in front of a Redis that may be away.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, TlsCertificates,
-};
+use redis::{Client, Pipeline, RedisError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::{Redis, RedisAddress};
+use super::connection::{self, PAUSE};
+use crate::config::Redis;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Message;
 
@@ -21,12 +18,6 @@ const QUEUE: usize = 4096;
 
 /// Messages in one round trip at most.
 const BATCH: usize = 256;
-
-/// How long Redis may take to connect or to answer, as in Quay.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a Redis that was away is left alone.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The way into one queue.
 #[derive(Clone)]
@@ -44,7 +35,7 @@ impl Sink {
         metrics: Arc<Metrics>,
         senders: &mut JoinSet<()>,
     ) -> Option<Self> {
-        let client = client(redis)
+        let client = connection::client(redis)
             .inspect_err(|error| tracing::warn!(%error, sink = name, "nothing is sent to Redis"))
             .ok()?;
         let (queue, waiting) = mpsc::channel(QUEUE);
@@ -149,42 +140,7 @@ impl Server {
         if let Some(connection) = &self.connection {
             return Ok(connection.clone());
         }
-        let limits = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&limits).await?;
+        let connection = connection::open(&self.client).await?;
         Ok(self.connection.insert(connection).clone())
-    }
-}
-
-fn client(redis: &Redis) -> Result<Client, String> {
-    let mut server = RedisConnectionInfo::default().set_db(redis.db);
-    if let Some(username) = &redis.username {
-        server = server.set_username(username);
-    }
-    if let Some(password) = &redis.password {
-        server = server.set_password(password.expose());
-    }
-    let mut authorities = None;
-    let address = match &redis.address {
-        RedisAddress::Tcp(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
-        RedisAddress::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        RedisAddress::Tls(host, port, file) => {
-            authorities = file.as_ref();
-            let (host, port) = (host.clone(), *port);
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-        }
-    };
-    let text = |error: RedisError| error.to_string();
-    let info = address.into_connection_info().map_err(text)?.set_redis_settings(server);
-    match authorities {
-        None => Client::open(info).map_err(text),
-        Some(file) => {
-            let pem = std::fs::read(file).map_err(|error| {
-                format!("ssl_ca_certs {}: {error}; make it readable", file.display())
-            })?;
-            let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
-            Client::build_with_tls(info, certificates).map_err(text)
-        }
     }
 }

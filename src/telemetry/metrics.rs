@@ -53,6 +53,22 @@ pub struct Message {
     pub outcome: &'static str,
 }
 
+/// What became of a lock around a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Lock {
+    /// `held`, `busy`, `no_redis`; and `lost` for one that was held and ran out.
+    pub outcome: &'static str,
+}
+
+/// A change to the cache that Python reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CacheChange {
+    /// `delete`, or `mark` for the time at which a repository was modified.
+    pub change: &'static str,
+    /// `ok` or `failed`.
+    pub outcome: &'static str,
+}
+
 /// Every metric of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -79,6 +95,10 @@ pub struct Metrics {
     pub audit_queue: Gauge,
     /// `redis_messages_total{sink,outcome}`: messages for the rest of Quay.
     pub events: Family<Message, Counter>,
+    /// `blob_locks_total{outcome}`: locks shared with Quay's garbage collector.
+    pub blob_locks: Family<Lock, Counter>,
+    /// `model_cache_changes_total{change,outcome}`: keys of the cache that Python reads.
+    pub model_cache: Family<CacheChange, Counter>,
     /// `bearer_tokens_total{outcome}`: tokens presented.
     pub bearer_tokens: Family<Outcome, Counter>,
     /// `logins_total{outcome}`: passwords presented.
@@ -112,6 +132,8 @@ impl Default for Metrics {
             audit_rows: Family::default(),
             audit_queue: Gauge::default(),
             events: Family::default(),
+            blob_locks: Family::default(),
+            model_cache: Family::default(),
             bearer_tokens: Family::default(),
             logins: Family::default(),
             passed_through: Family::default(),
@@ -148,6 +170,12 @@ impl Metrics {
         r.register("audit_rows", "Action log rows", self.audit_rows.clone());
         r.register("audit_queue_length", "Rows that wait for a commit", self.audit_queue.clone());
         r.register("redis_messages", "Messages for the rest of Quay", self.events.clone());
+        r.register("blob_locks", "Locks shared with Quay's GC", self.blob_locks.clone());
+        r.register(
+            "model_cache_changes",
+            "Keys changed in the cache that Python reads",
+            self.model_cache.clone(),
+        );
         r.register("bearer_tokens", "Bearer tokens presented", self.bearer_tokens.clone());
         r.register("logins", "Passwords presented", self.logins.clone());
         r.register("blob_bytes", "Bytes of blobs read for clients", self.blob_bytes.clone());

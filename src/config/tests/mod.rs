@@ -8,6 +8,7 @@ use super::*;
 
 mod database;
 mod hostile;
+mod model_cache;
 mod problems;
 mod s3;
 

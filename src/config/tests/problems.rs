@@ -134,7 +134,8 @@ fn redis_maps_that_cannot_be_used_are_left_out() {
         ("{host: h, ssl: true, ssl_certfile: c}", "certificates of clients are not built"),
     ] {
         let loaded = with(&format!("USER_EVENTS_REDIS: {map}\n")).unwrap();
-        assert_eq!(loaded.config.events.user_events, None, "{map}");
+        let events = loaded.config.events;
+        assert_eq!((events.user_events, events.blob_locks), (None, None), "{map}");
         let report = loaded.report.to_string();
         let line = report.lines().find(|line| line.contains("nothing is sent there"));
         assert!(line.is_some_and(|line| line.contains(reason)), "{map}: {report}");
@@ -150,6 +151,10 @@ fn redis_is_where_quay_says() {
     let events = with("TESTING: false\n").unwrap().config.events;
     let found = events.user_events.map(|redis| (redis.address, redis.db));
     assert_eq!((found, events.pull_stats), (Some((at("localhost", 6379), 0)), None));
+    // Quay locks there whether or not it tells browsers anything.
+    let events = with("FEATURE_USER_EVENTS: false\n").unwrap().config.events;
+    let locks = events.blob_locks.map(|redis| redis.address);
+    assert_eq!((events.user_events, locks), (None, Some(at("localhost", 6379))));
     let events = with("FEATURE_IMAGE_PULL_STATS: true\n").unwrap().config.events;
     assert_eq!(
         events.pull_stats.map(|redis| (redis.address, redis.db)),
