@@ -16,6 +16,7 @@ mod bundle {
 }
 #[path = "../support"]
 mod support {
+    pub mod docker_registry;
     pub mod images;
     pub mod keys;
     pub mod postgres;
@@ -102,7 +103,8 @@ fn steady(
     report: &mut Report,
 ) {
     let registryd = Registryd::start(&stack.fixture.conf, &[]);
-    let docker = peers::DockerRegistry::start(workload);
+    let docker = peers::docker_registry(workload);
+    let docker = format!("http://127.0.0.1:{}", docker.port);
     let load = Load {
         seconds: Duration::from_secs(arguments.seconds.into()),
         connections: arguments.connections,
@@ -118,7 +120,7 @@ fn steady(
             targets.push(Target::new("registryd, nginx", &nginx, &row.path, &row.headers));
         }
         if let Some(path) = &row.docker {
-            targets.push(Target::new("docker-registry", &docker.base, path, &row.headers[..1]));
+            targets.push(Target::new("docker-registry", &docker, path, &row.headers[..1]));
         }
         if let Some(path) = &row.file {
             targets.push(Target::new("nginx, its own file", &files, path, &[]));

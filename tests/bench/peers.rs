@@ -1,12 +1,10 @@
 //! Those that we are measured beside.
 
-use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use crate::bundle::http::Client;
+use crate::support::docker_registry::DockerRegistry;
 use crate::support::images::Manifest;
-use crate::support::process::{AtExit, signal, wait};
-use crate::support::{Folder, eventually, free_port};
 use crate::workload::{REPO, Workload};
 
 /// Files in the same nginx that is in front of registryd, under the same conditions: Quay's own
@@ -18,50 +16,11 @@ pub fn file_server(port: u16) -> String {
     )
 }
 
-/// Debian's docker-registry. It checks no token, asks no database and logs nothing.
-pub struct DockerRegistry {
-    pub base: String,
-    child: Child,
-    _folder: Folder,
-    _at_exit: AtExit,
-}
-
-impl DockerRegistry {
-    pub fn start(workload: &Workload) -> DockerRegistry {
-        let folder = Folder::new();
-        let port = free_port();
-        let config = folder.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
-            folder.path().join("data").display()
-        );
-        fs::write(&config, text).expect("our own folder");
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry runs: scripts/bench installs it");
-        let _at_exit = AtExit::run(format!("kill {} 2>/dev/null", child.id()));
-        let mut client = Client::new(port);
-        eventually(
-            || client.send("GET", "/v2/", &[], None).ok().filter(|answer| answer.status == 200),
-            || "docker-registry does not answer".to_owned(),
-        );
-        push(&mut client, &workload.image);
-        let base = format!("http://127.0.0.1:{port}");
-        DockerRegistry { base, child, _folder: folder, _at_exit }
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        signal(&self.child, "TERM");
-        wait(&mut self.child, "docker-registry");
-    }
+/// Debian's docker-registry with the image in it.
+pub fn docker_registry(workload: &Workload) -> DockerRegistry {
+    let docker = DockerRegistry::start();
+    push(&mut Client::new(docker.port), &workload.image);
+    docker
 }
 
 fn push(client: &mut Client, image: &Manifest) {

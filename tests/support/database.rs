@@ -31,8 +31,8 @@ impl Database {
 
     /// A file with what is in a template: carried over once a process, then copied.
     pub fn carried(cluster: &Cluster, template: &str) -> Database {
-        static FILES: LazyLock<Mutex<HashMap<(u16, String), (PathBuf, Folder)>>> =
-            LazyLock::new(Mutex::default);
+        type Files = HashMap<(u16, String), (PathBuf, Folder)>;
+        static FILES: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
         let (_folder, mut files) = (Folder::new(), lock(&FILES));
         let name = (cluster.port(), template.to_owned());
         let (original, _) = files.entry(name).or_insert_with(|| {

@@ -44,8 +44,7 @@ impl World {
     pub fn reachable() -> (World, [String; 2]) {
         let mut world = World::new();
         let address = format!("127.0.0.1:{}", free_port());
-        world.configure("SERVER_HOSTNAME", address.as_str().into());
-        world.hostname.clone_from(&address);
+        world.reach(&address);
         (world, ["--listen".to_owned(), address])
     }
 

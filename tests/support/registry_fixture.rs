@@ -110,6 +110,12 @@ impl Fixture {
         self.write_conf();
     }
 
+    /// Makes `address` the SERVER_HOSTNAME.
+    pub fn reach(&mut self, address: &str) {
+        self.configure("SERVER_HOSTNAME", address.into());
+        address.clone_into(&mut self.hostname);
+    }
+
     /// A token as /v2/auth would make one, good for five minutes. `who` is None for anonymous.
     pub fn token(&self, who: Option<&Login>, repo: &str, actions: &[&str]) -> String {
         self.key.sign(&self.claims(who, repo, actions))

@@ -20,6 +20,9 @@ pub const PULL: &str = "ROUTE_OWNER_CAP_V2_PULL";
 /// What is asked to see who answers.
 pub const TAG: &str = "/v2/demo/public/manifests/latest";
 
+/// What registryd and the watcher log.
+const LOG: &str = "sidecar.log";
+
 pub const ACCEPT: [(&str, &str); 1] = [("accept", super::images::OCI_MANIFEST)];
 
 /// Fields are dropped in this order, after supervisord has ended.
@@ -51,8 +54,21 @@ impl Stack {
             fixture = Some(seeded);
         });
         let fixture = fixture.expect("seeded").moved(&cluster.uri("drill"), &conf);
+        Stack::around(binary, server, fixture, seeded, cluster)
+    }
 
+    /// The same around a registry that is there: `seeded` has its storage and configuration. Clients
+    /// reach it under its SERVER_HOSTNAME, which is set here.
+    pub fn around(
+        binary: PathBuf,
+        server: &str,
+        mut fixture: Fixture,
+        seeded: Folder,
+        cluster: Cluster,
+    ) -> Stack {
         let quay = Quay::new(Variant { same_user: true, ..Variant::default() });
+        fixture.reach(&format!("127.0.0.1:{}", quay.port));
+        let (storage, conf) = (&fixture.storage, &fixture.conf);
         for file in ["config.yaml", "quay.pem", "quay.kid"] {
             fs::copy(conf.join(file), quay.conf("stack").join(file)).unwrap();
         }
@@ -71,6 +87,8 @@ impl Stack {
         assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
         // A drill may run beside an installation.
         edit(",nginx", ",nginx --admin-listen 127.0.0.1:0");
+        // In Quay's image a listener of supervisord prints what the programs log.
+        edit("stderr_logfile=NONE", &format!("stderr_logfile={}", quay.root().join(LOG).display()));
 
         let log = fs::File::create(quay.root().join("supervisord.log")).unwrap();
         let mut start = Command::new("supervisord");
@@ -93,6 +111,18 @@ impl Stack {
         stack
     }
 
+    /// What supervisord logged, then what registryd and the watcher did.
+    pub fn log(&self) -> String {
+        let read = |name| fs::read_to_string(self.quay.root().join(name)).unwrap_or_default();
+        read("supervisord.log") + &read(LOG)
+    }
+
+    /// How many requests whose line in nginx's log contains `text` the stand-in for Python answered.
+    pub fn answered_by_python(&self, text: &str) -> usize {
+        let log = fs::read_to_string(self.quay.root().join("access.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text) && line.ends_with(" python")).count()
+    }
+
     /// Who answers a pull now.
     pub fn owner(&self) -> String {
         match Client::new(self.quay.port).send("GET", TAG, &ACCEPT, None) {
@@ -102,10 +132,9 @@ impl Stack {
     }
 
     pub fn until(&self, owner: &str) {
-        let log = || fs::read_to_string(self.quay.root().join("supervisord.log"));
         eventually(
             || (self.owner() == owner).then_some(()),
-            || format!("{owner} does not answer:\n{}", log().unwrap_or_default()),
+            || format!("{owner} does not answer:\n{}", self.log()),
         );
     }
 
