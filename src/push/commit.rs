@@ -11,6 +11,7 @@ use super::steps::step;
 use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken};
 use crate::blobs::{Reread, UploadError};
 use crate::catalog::{Committed, Session};
+use crate::events::LockState;
 use crate::oci::Digest;
 
 impl Pushes {
@@ -36,8 +37,19 @@ impl Pushes {
             return Err(PushError::Digest { claimed, found });
         }
         let reread = self.settle(open, &digest).await?;
-        self.put_into_place(db, open, &digest, reread).await?;
-        Ok(digest)
+        let mut lock = self.0.locks.hold(&digest).await;
+        let committed = match lock.state() {
+            // Perhaps the garbage collector, which is about to remove what we would put there.
+            LockState::Busy => {
+                Err(UploadError::Unavailable(format!("{digest} is locked by another process"))
+                    .into())
+            }
+            LockState::Held | LockState::NoRedis => {
+                lock.during(self.put_into_place(db, open, &digest, reread)).await
+            }
+        };
+        lock.release().await;
+        committed.map(|()| digest)
     }
 
     /// Makes sure that what is stored is what was hashed, and that it stays. Of what this process
@@ -56,6 +68,7 @@ impl Pushes {
             open.uploads.flush(uuid).await?;
             return Ok(None);
         }
+        self.0.metrics.uploads_read_again.inc();
         match open.uploads.reread(uuid, metadata).await {
             Ok(found) if found.digest == *digest && found.length == open.progress.byte_count => {
                 Ok(Some(found))

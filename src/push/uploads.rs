@@ -16,7 +16,9 @@ use super::steps::step;
 use crate::blobs::{Appender, ResumableSha256, Stamp, Uncompressed, UploadError, Uploads};
 use crate::catalog::{Progress, Session, Upload};
 use crate::config;
+use crate::events::BlobLocks;
 use crate::oci::RepoName;
+use crate::telemetry::Metrics;
 
 /// Takes pushes. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +31,8 @@ pub(super) struct Inner {
     /// How long a blob is kept before a manifest names it.
     pub(super) keep: Duration,
     pub(super) alone: Alone,
+    pub(super) locks: BlobLocks,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// An upload that a request has in hand.
@@ -64,9 +68,16 @@ pub struct ContentRange {
 }
 
 impl Pushes {
-    /// Into the storage of `config`.
-    pub fn new(storage: &config::Storage, push: &config::Push) -> Self {
+    /// Into the storage that `storage` prefers.
+    pub fn new(
+        storage: &config::Storage,
+        push: &config::Push,
+        locks: BlobLocks,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self(Arc::new(Inner {
+            locks,
+            metrics,
             storage: storage.clone(),
             largest: push.maximum_layer_size,
             keep: push.temp_tag_expiration,
@@ -198,6 +209,7 @@ impl Pushes {
             stage = Stage::Busy(tokio::spawn(sink.take(batch)));
         };
         let appended = sink.appender.finish().await?;
+        self.0.metrics.pushed_bytes.inc_by(appended.written);
         open.hash = sink.hash;
         if let Carried::Alone(stamp) = &mut open.carried {
             *stamp = appended.stamp;

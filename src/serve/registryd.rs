@@ -22,7 +22,7 @@ use crate::blobs::{Looks, Storage};
 use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::events::Events;
+use crate::events::{BlobLocks, Events};
 use crate::oci::NameRules;
 use crate::push::Pushes;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
@@ -230,7 +230,12 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
         audit: Audit::new(config.audit.clone(), read_only, batcher),
         events,
         storage: Storage::new(&config.storage),
-        pushes: Pushes::new(&config.storage, &config.push),
+        pushes: Pushes::new(
+            &config.storage,
+            &config.push,
+            BlobLocks::new(config.events.blob_locks.as_ref(), &metrics),
+            metrics.clone(),
+        ),
         broken: Default::default(),
         in_flight: InFlight::new(metrics.in_flight.clone()),
         rules,

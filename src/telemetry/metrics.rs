@@ -107,6 +107,11 @@ pub struct Metrics {
     pub passed_through: Family<Outcome, Counter>,
     /// `blob_bytes_total`: bytes of blobs read for clients.
     pub blob_bytes: Counter,
+    /// `pushed_bytes_total`: bytes of uploads stored for clients.
+    pub pushed_bytes: Counter,
+    /// `uploads_read_again_total`: uploads that others may have written to, hashed once more before
+    /// they were committed.
+    pub uploads_read_again: Counter,
     /// `verification_keys`: instance keys loaded.
     pub verification_keys: Gauge,
     /// `process_resident_memory_peak_bytes`, read when metrics are.
@@ -138,6 +143,8 @@ impl Default for Metrics {
             logins: Family::default(),
             passed_through: Family::default(),
             blob_bytes: Counter::default(),
+            pushed_bytes: Counter::default(),
+            uploads_read_again: Counter::default(),
             verification_keys: Gauge::default(),
             memory_peak: Gauge::default(),
         };
@@ -179,6 +186,16 @@ impl Metrics {
         r.register("bearer_tokens", "Bearer tokens presented", self.bearer_tokens.clone());
         r.register("logins", "Passwords presented", self.logins.clone());
         r.register("blob_bytes", "Bytes of blobs read for clients", self.blob_bytes.clone());
+        r.register(
+            "pushed_bytes",
+            "Bytes of uploads stored for clients",
+            self.pushed_bytes.clone(),
+        );
+        r.register(
+            "uploads_read_again",
+            "Uploads hashed once more before they were committed",
+            self.uploads_read_again.clone(),
+        );
         r.register("verification_keys", "Instance keys loaded", self.verification_keys.clone());
         r.register_with_unit(
             "process_resident_memory_peak",
