@@ -2,11 +2,7 @@
 
 use serde::Deserialize;
 
-/// The two media types of manifests that name others, one for each platform.
-const INDEXES: [&str; 2] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
+use super::ManifestType;
 
 #[derive(Deserialize)]
 struct Index {
@@ -36,7 +32,7 @@ impl Entry {
 
 /// Whether `media_type` is an OCI index or a Docker manifest list.
 pub fn is_index(media_type: &str) -> bool {
-    INDEXES.contains(&media_type)
+    ManifestType::parse(media_type).is_some_and(ManifestType::is_list)
 }
 
 /// The digest of the first entry for amd64 and linux: what Quay sends to clients that take no
