@@ -207,7 +207,7 @@ async fn a_locked_file_is_waited_for() {
     let pull = tokio::spawn(http().get(&url).header("Accept", OCI_MANIFEST).send());
     // Who only reads waits for nobody, and the pull has got as far as its row by then.
     eventually(
-        || (registryd.metric("db_statements_total{route=\"action_log\"}") > 0.0).then_some(()),
+        || (registryd.metric("db_statements_total{route=\"audit\"}") > 0.0).then_some(()),
         || registryd.logs(),
     );
     let tags = http().get(registryd.url("/v2/demo/public/tags/list")).send().await.unwrap();
