@@ -57,7 +57,7 @@ pub(super) fn header(path: &Path) -> Result<String, String> {
 
 /// That we may write: the file, what lies beside it, and the folder for what will.
 pub(super) fn writable(path: &Path) -> Result<String, String> {
-    let us = rustix::process::geteuid().as_raw();
+    let us = rustix::process::getuid().as_raw();
     let may = |path: &Path, wanted: Access| {
         access(path, wanted).map_err(|error| {
             format!(
@@ -83,7 +83,7 @@ pub(super) fn writable(path: &Path) -> Result<String, String> {
 /// That Python and we can lock it against each other.
 pub(super) fn file_system(path: &Path) -> Result<String, String> {
     let found = statfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "32 bits count")]
+    // Its width differs from one architecture to the next; 32 bits are used.
     let kind = found.f_type as u32;
     match REMOTE.iter().find(|(remote, _)| *remote == kind) {
         None => Ok(format!("local (type {kind:#x})")),

@@ -123,7 +123,7 @@ impl Database {
         let (original, _) = files.entry(name).or_insert_with(|| {
             let folder = Folder::new();
             let file = folder.path().join("quay.db");
-            sqlite::carry_over(&cluster.clone_template(template), &file);
+            sqlite::carry_over(cluster.clone_template(template).uri(), &file);
             (file, folder)
         });
         let file = _folder.path().join("quay.db");
