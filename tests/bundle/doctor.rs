@@ -60,9 +60,10 @@ fn a_mirror_registry_is_looked_at() {
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     };
-    let give = |path: &Path| match rustix::process::geteuid().is_root() {
-        true => chown(path, Some(UID), Some(0)).unwrap(),
-        false => (),
+    let give = |path: &Path| {
+        if rustix::process::geteuid().is_root() {
+            chown(path, Some(UID), Some(0)).unwrap();
+        }
     };
     for path in [folder, file, &quay.conf("stack"), &quay.conf("stack/config.yaml")] {
         give(path);
