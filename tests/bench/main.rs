@@ -139,12 +139,16 @@ fn steady(
         for round in 1..=arguments.rounds {
             eprintln!("==> {}, round {round} of {}", row.name, arguments.rounds);
             for (target, runs) in targets.iter().zip(&mut rounds) {
-                let before = registryd.metric("db_statements_total");
+                let asked = match target.who {
+                    "registryd, SQLite" => &sqlite.registryd,
+                    _ => &registryd,
+                };
+                let before = asked.metric("db_statements_total");
                 let mut run = load.run(target, row.connections);
-                let statements = registryd.metric("db_statements_total") - before;
-                // Only of the registryd that is asked directly.
+                let statements = asked.metric("db_statements_total") - before;
+                // Only of those that are asked directly.
                 run.statements = match target.who {
-                    "registryd" => statements / run.requests,
+                    "registryd" | "registryd, SQLite" => statements / run.requests,
                     _ => f64::NAN,
                 };
                 runs.push(run);
