@@ -215,18 +215,20 @@ impl Sqlite {
 
     /// Begins a transaction, with the lock that writers take.
     pub(super) async fn begin(&self, route: &'static str) -> Result<Transaction, CatalogError> {
-        for attempt in 1.. {
+        let ends = Instant::now() + self.0.limit + BUSY;
+        let mut attempt = 1;
+        loop {
             let result = self.try_begin(route).await;
             match result {
-                Err(Failure::Locked(_)) if attempt < ATTEMPTS => {
+                Err(Failure::Locked(_)) if attempt < ATTEMPTS && Instant::now() < ends => {
                     tokio::time::sleep(Duration::from_millis(10 << attempt)).await;
+                    attempt += 1;
                 }
                 Err(Failure::Locked(reason)) => return Err(CatalogError::Unavailable(reason)),
                 Err(Failure::Other(error)) => return Err(error),
                 Ok(transaction) => return Ok(transaction),
             }
         }
-        Err(CatalogError::Unavailable("no attempt was made".to_owned()))
     }
 
     async fn try_begin(&self, route: &'static str) -> Result<Transaction, Failure> {
