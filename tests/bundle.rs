@@ -2,6 +2,7 @@
 
 pub mod backend;
 mod blobs;
+mod doctor;
 mod files;
 mod flips;
 mod hook;

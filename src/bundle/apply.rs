@@ -29,6 +29,8 @@ pub struct Bundle {
     pub routing: Routing,
     /// Roots of local storages, with the index that registryd names them by.
     pub blob_roots: Vec<(usize, PathBuf)>,
+    /// Quay's database, where it is a file of SQLite's: only looked at.
+    pub database: Option<PathBuf>,
     /// Our programs; the run folder is theirs.
     pub programs: Programs,
     /// registryd as a service elsewhere; none: its socket in the run folder.

@@ -12,6 +12,7 @@ use super::gate::nginx_test;
 use super::ini::Ini;
 use super::run_folder::{RunFolder, RunFolderError};
 use super::splice::splice;
+use super::sqlite_file;
 use super::supervisord;
 use super::tree::Pristine;
 use super::xmlrpc::{Supervisor, SupervisorError};
@@ -35,7 +36,7 @@ impl fmt::Display for Check {
 }
 
 impl Bundle {
-    /// Looks at everything that this room knows of; changes nothing. Configuration and database are
+    /// Looks at everything that this room knows of; changes nothing. Configuration and tables are
     /// the business of other commands.
     pub fn doctor(&self) -> Vec<Check> {
         let mut checks = vec![
@@ -51,6 +52,9 @@ impl Bundle {
             Ok(quay) => {
                 checks.push(check("nginx anchors", anchors(&quay)));
                 checks.push(check("supervisord programs", self.programs(&quay)));
+                if let (Some(_), Ok(programs)) = (&self.database, Ini::parse(&quay.supervisord)) {
+                    checks.push(check("mirroring", Ok(sqlite_file::mirroring(&programs))));
+                }
             }
         }
         let rendered = self.render(&"0".repeat(32));
@@ -65,6 +69,16 @@ impl Bundle {
         checks.push(check("writable", self.writable()));
         for (index, root) in &self.blob_roots {
             checks.push(check("storage", storage(*index, root)));
+        }
+        if let Some(path) = &self.database {
+            let writable = match self.tree.foreign_user() {
+                Some(user) => Err(another_user(user)),
+                None => sqlite_file::writable(path),
+            };
+            checks.push(check("database", sqlite_file::header(path)));
+            checks.push(check("database, writable", writable));
+            checks.push(check("database, file system", sqlite_file::file_system(path)));
+            checks.push(check("switches", sqlite_file::switches(&self.programs.config)));
         }
         checks
     }
@@ -83,7 +97,7 @@ impl Bundle {
 
     fn nginx_program(&self) -> Result<String, String> {
         if let Some(user) = self.tree.foreign_user() {
-            return Err(format!("not asked: run this as the user of the container, uid {user}"));
+            return Err(another_user(user));
         }
         nginx_test(&self.nginx, &self.tree.nginx_conf(), self.nginx_limit)
             .map(|()| "accepts the files as they are".to_owned())
@@ -159,6 +173,10 @@ impl Bundle {
 
 fn check(name: &'static str, result: Result<String, String>) -> Check {
     Check { name, result }
+}
+
+fn another_user(user: u32) -> String {
+    format!("not asked: run this as the user of the container, uid {user}")
 }
 
 fn anchors(quay: &Pristine) -> Result<String, String> {

@@ -14,6 +14,7 @@ mod lexer;
 mod nginx;
 mod run_folder;
 mod splice;
+mod sqlite_file;
 mod supervisord;
 mod text;
 mod tree;

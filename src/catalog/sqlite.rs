@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The longest that a writer of ours leaves the file to others after it had the lock.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
-/// How often a locked file is tried, as in Quay.
+/// How often a locked file is tried at most, as in Quay.
 const ATTEMPTS: u32 = 5;
 
 /// Instructions of SQLite's between two looks at the clock: some ten microseconds.
@@ -152,7 +152,7 @@ impl Sqlite {
     }
 
     /// SQLite waits for a locked file by itself, except where waiting could last for ever; then
-    /// it is up to us to begin again, as it is to Python.
+    /// it is up to us to begin again, as it is to Python. Who has waited long enough is told so.
     async fn run(
         &self,
         access: Access,
@@ -160,11 +160,12 @@ impl Sqlite {
         statement: Statement,
     ) -> Result<Rows, CatalogError> {
         let statement = Arc::new(statement);
+        let ends = Instant::now() + self.0.limit + access.patience();
         let mut attempt = 1;
         loop {
             let result = self.attempt(access, route, statement.clone()).await;
             match result {
-                Err(Failure::Locked(_)) if attempt < ATTEMPTS => {
+                Err(Failure::Locked(_)) if attempt < ATTEMPTS && Instant::now() < ends => {
                     tokio::time::sleep(Duration::from_millis(10 << attempt)).await;
                     attempt += 1;
                 }
@@ -214,18 +215,20 @@ impl Sqlite {
 
     /// Begins a transaction, with the lock that writers take.
     pub(super) async fn begin(&self, route: &'static str) -> Result<Transaction, CatalogError> {
-        for attempt in 1.. {
+        let ends = Instant::now() + self.0.limit + BUSY;
+        let mut attempt = 1;
+        loop {
             let result = self.try_begin(route).await;
             match result {
-                Err(Failure::Locked(_)) if attempt < ATTEMPTS => {
+                Err(Failure::Locked(_)) if attempt < ATTEMPTS && Instant::now() < ends => {
                     tokio::time::sleep(Duration::from_millis(10 << attempt)).await;
+                    attempt += 1;
                 }
                 Err(Failure::Locked(reason)) => return Err(CatalogError::Unavailable(reason)),
                 Err(Failure::Other(error)) => return Err(error),
                 Ok(transaction) => return Ok(transaction),
             }
         }
-        Err(CatalogError::Unavailable("no attempt was made".to_owned()))
     }
 
     async fn try_begin(&self, route: &'static str) -> Result<Transaction, Failure> {
@@ -418,9 +421,15 @@ impl File {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
-        connection.busy_timeout(BUSY)?;
+        connection.busy_timeout(match access {
+            // Of a write-ahead log nobody keeps them out; else no longer than they may take at all.
+            Access::Read => BUSY.min(self.limit),
+            Access::Write => BUSY,
+        })?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        // As in Quay, where SQLite is built without them: rows of old may refer to nothing.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         connection.pragma_update(None, "mmap_size", 0)?;
         if access == Access::Read {
             connection.pragma_update(None, "query_only", true)?;
@@ -429,6 +438,11 @@ impl File {
         connection.pragma_update(None, "synchronous", "FULL")?;
         let mark: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let own = mark == APPLICATION_ID;
+        if access == Access::Write {
+            let mode = connection.pragma_query_value(None, "journal_mode", |row| row.get(0));
+            let (journal_mode, path): (String, _) = (mode?, self.path.display());
+            tracing::info!(%path, journal_mode, own, "SQLite file opened for writing");
+        }
         if !own {
             connection.pragma_update(None, "wal_autocheckpoint", 0)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -489,7 +503,9 @@ fn failure(
         | ErrorCode::DiskFull
         | ErrorCode::FileLockingProtocolFailed
         | ErrorCode::NotADatabase
+        | ErrorCode::OutOfMemory
         | ErrorCode::PermissionDenied
+        | ErrorCode::SchemaChanged
         | ErrorCode::SystemIoFailure => CatalogError::Unavailable(reason),
         _ => CatalogError::Refused { route, reason },
     })

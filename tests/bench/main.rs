@@ -24,6 +24,7 @@ mod support {
     pub mod registry_fixture;
     pub mod registryd;
     pub mod rows;
+    pub mod sqlite;
     pub mod stack;
     pub use postgres::{Cluster, Database, free_port};
     pub use process::{Folder, eventually};
@@ -42,7 +43,7 @@ use clap::Parser;
 use load::{Load, Target};
 use report::Report;
 use support::stack::Stack;
-use support::{Registryd, free_port};
+use support::{Folder, Registryd, free_port};
 use workload::Workload;
 
 #[derive(Parser)]
@@ -75,16 +76,20 @@ fn main() {
     let arguments = Arguments::parse();
     let binary = arguments.quay.canonicalize().expect("--quay is a program");
     let mut workload = None;
-    let files = free_port();
+    let (files, carried) = (free_port(), Folder::new());
+    let sqlite = carried.path().join("quay.db");
     let stack = Stack::boot(binary, &peers::file_server(files), |fixture| {
         workload = Some(Workload::seed(fixture));
+        let from = fixture.settings["DB_URI"].as_str().expect("a URI");
+        support::sqlite::carry_over(from, &sqlite);
     });
     let workload = workload.expect("seeded");
     stack.set("ROUTE_OWNER_CAP_V2_AUTH=rust");
     stack.switch("rust");
     let mut report = Report::new(arguments.connections, arguments.seconds, arguments.rounds);
     if !arguments.storms {
-        steady(&arguments, &stack, files, &workload, &mut report);
+        let sqlite = peers::OnSqlite::start(&stack.fixture, &sqlite);
+        steady(&arguments, &stack, files, &sqlite, &workload, &mut report);
     }
     if arguments.only.is_none() {
         for storm in storm::all(&stack, &workload) {
@@ -99,6 +104,7 @@ fn steady(
     arguments: &Arguments,
     stack: &Stack,
     files: u16,
+    sqlite: &peers::OnSqlite,
     workload: &Workload,
     report: &mut Report,
 ) {
@@ -116,6 +122,10 @@ fn steady(
     let rows = workload.rows(&stack.fixture, &registryd);
     for row in rows.iter().filter(|row| row.name.contains(only)) {
         let mut targets = vec![Target::new("registryd", &direct, &row.path, &row.headers)];
+        if row.on_sqlite {
+            let base = sqlite.registryd.base();
+            targets.push(Target::new("registryd, SQLite", base, &row.path, &row.headers));
+        }
         if row.through_nginx {
             targets.push(Target::new("registryd, nginx", &nginx, &row.path, &row.headers));
         }
@@ -129,12 +139,16 @@ fn steady(
         for round in 1..=arguments.rounds {
             eprintln!("==> {}, round {round} of {}", row.name, arguments.rounds);
             for (target, runs) in targets.iter().zip(&mut rounds) {
-                let before = registryd.metric("db_statements_total");
+                let asked = match target.who {
+                    "registryd, SQLite" => &sqlite.registryd,
+                    _ => &registryd,
+                };
+                let before = asked.metric("db_statements_total");
                 let mut run = load.run(target, row.connections);
-                let statements = registryd.metric("db_statements_total") - before;
-                // Only of the registryd that is asked directly.
+                let statements = asked.metric("db_statements_total") - before;
+                // Only of those that are asked directly.
                 run.statements = match target.who {
-                    "registryd" => statements / run.requests,
+                    "registryd" | "registryd, SQLite" => statements / run.requests,
                     _ => f64::NAN,
                 };
                 runs.push(run);

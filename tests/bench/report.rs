@@ -11,8 +11,13 @@ use crate::load::Run;
 use crate::storm::Storm;
 use crate::support::{Cluster, Registryd};
 
-const COLUMNS: [&str; 4] =
-    ["registryd", "registryd, nginx", "docker-registry", "nginx, its own file"];
+const COLUMNS: [&str; 5] = [
+    "registryd",
+    "registryd, SQLite",
+    "registryd, nginx",
+    "docker-registry",
+    "nginx, its own file",
+];
 
 pub struct Report {
     conditions: String,
@@ -130,7 +135,7 @@ impl Report {
             let _ = write!(text, "| {name} |");
             for who in COLUMNS {
                 let peer = match who {
-                    "registryd" => runs.get("docker-registry"),
+                    "registryd" | "registryd, SQLite" => runs.get("docker-registry"),
                     "registryd, nginx" => runs.get("nginx, its own file"),
                     _ => None,
                 };
@@ -184,7 +189,7 @@ impl Report {
 
     /// Bars of requests a second, each kind of request against its own longest.
     fn chart(&self) -> String {
-        const COLOURS: [&str; 4] = ["#b7410e", "#e0955f", "#5b7db1", "#9aa7b8"];
+        const COLOURS: [&str; 5] = ["#b7410e", "#8c6d1f", "#e0955f", "#5b7db1", "#9aa7b8"];
         let (mut bars, mut y) = (String::new(), 40.0);
         for (name, runs) in &self.rows {
             let _ = writeln!(bars, "<text x=\"10\" y=\"{}\">{name}</text>", y + 12.0);

@@ -28,6 +28,7 @@ pub struct Row {
     /// What docker-registry needs of them is the first one.
     pub headers: Vec<String>,
     pub through_nginx: bool,
+    pub on_sqlite: bool,
     /// Instead of the usual number.
     pub connections: Option<u32>,
     /// The same at docker-registry.
@@ -97,6 +98,7 @@ impl Workload {
             path: format!("/v2/{REPO}/manifests/{reference}"),
             headers: vec![accept.clone(), bearer.clone()],
             through_nginx: true,
+            on_sqlite: true,
             connections: None,
             docker: Some(format!("/v2/{REPO}/manifests/{reference}")),
             file: None,
@@ -110,6 +112,7 @@ impl Workload {
                 path,
                 headers: vec![accept.clone(), bearer.clone()],
                 through_nginx: true,
+                on_sqlite: *name == "64 KiB",
                 connections: (*name == "10 MiB").then_some(8),
                 file: Some(file_path(&fixture.storage, fixture, &blob.digest)),
             });
@@ -128,6 +131,7 @@ impl Workload {
                 path: if login.is_some() { token_path.clone() } else { anonymous.clone() },
                 headers: login.into_iter().map(|(user, word)| basic(user, word)).collect(),
                 through_nginx: false,
+                on_sqlite: name != "a password's",
                 // bcrypt is slow on purpose, so a crowd would only wait.
                 connections: ["OAuth", "a password's"].contains(&name).then_some(2),
                 docker: None,

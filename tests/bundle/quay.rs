@@ -64,6 +64,7 @@ impl Quay {
             tree,
             routing: routing(),
             blob_roots: vec![(0, root.join("storage"))],
+            database: None,
             programs,
             service: None,
             nginx: PathBuf::from("nginx"),

@@ -46,8 +46,7 @@ async fn a_full_queue_refuses_at_once() {
     let lock = TableLock::take(&world.database, "logentry3").await;
 
     let being_written = client.start(&by_tag(image));
-    let waits = || (waiting_statements(&world.database) == 1).then_some(());
-    eventually(waits, || "no row is being written".to_owned());
+    a_row_waits(&registryd, &world.database);
     let queued = client.start(&by_tag(image));
     queue_reaches(&registryd, 1);
     let asked = Instant::now();
@@ -68,8 +67,13 @@ async fn one_bad_row_fails_one_pull() {
     const PULLS: usize = 50;
     let mut world = World::new();
     world.configure("QUAY_SIDECAR", patient(json!({})));
-    let refuse = "ALTER TABLE logentry3 ADD CHECK (metadata_json NOT LIKE '%poison%')";
-    world.database.sql(refuse);
+    world.database.sql(match on_sqlite() {
+        false => "ALTER TABLE logentry3 ADD CHECK (metadata_json NOT LIKE '%poison%')",
+        true => {
+            "CREATE TRIGGER taste BEFORE INSERT ON logentry3
+             WHEN NEW.metadata_json LIKE '%poison%' BEGIN SELECT RAISE(ABORT, 'poison'); END"
+        }
+    });
     let registryd = world.registryd();
     let (client, image) = (Client::of(&registryd), &world.public);
 
@@ -82,8 +86,7 @@ async fn one_bad_row_fails_one_pull() {
         let answer = tokio::spawn(async move { client.try_as(&path, &agent).await.unwrap() });
         pulls.push((name, answer));
         if number == 0 {
-            let waits = || (waiting_statements(&world.database) == 1).then_some(());
-            eventually(waits, || "no row is being written".to_owned());
+            a_row_waits(&registryd, &world.database);
         }
     }
     queue_reaches(&registryd, PULLS - 1);
@@ -102,6 +105,15 @@ fn patient(mut settings: Value) -> Value {
         settings[key] = json!(20_000);
     }
     settings
+}
+
+/// Until the first batch was sent, and waits for the lock.
+fn a_row_waits(registryd: &Registryd, database: &Database) {
+    let waits = || {
+        let sent = registryd.metric("db_statements_total{route=\"audit\"}") > 0.0;
+        (sent && waiting_statements(registryd, database) == 1).then_some(())
+    };
+    eventually(waits, || "no row is being written".to_owned());
 }
 
 fn queue_reaches(registryd: &Registryd, length: usize) {

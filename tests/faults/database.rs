@@ -7,12 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::*;
-use crate::support::{Cluster, World};
+use crate::support::{Server, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_comes_later_than_registryd() {
-    let (world, cluster) = World::apart();
-    cluster.stop();
+    let (world, server) = World::apart();
+    server.stop();
     let registryd = Registryd::launch(&world.conf, &[]);
     assert_eq!(registryd.admin_get("/healthz").unwrap().0, 200);
     let (status, readiness) = registryd.admin_get("/readyz").unwrap();
@@ -31,7 +31,7 @@ async fn a_database_that_comes_later_than_registryd() {
     let scope = "/v2/auth?scope=repository:demo/public:pull";
     Client::of(&registryd).get(scope).await.assert_unavailable(scope);
 
-    cluster.start_again();
+    server.start_again();
     for path in &paths {
         client.recovers(path).await;
     }
@@ -40,15 +40,15 @@ async fn a_database_that_comes_later_than_registryd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_under_load() {
-    let (world, cluster) = World::apart();
+    let (world, server) = World::apart();
     let registryd = world.registryd();
     let image = &world.public;
     let load = Load::start(&registryd, image);
-    for stop in [Cluster::stop, Cluster::crash] {
+    for stop in [Server::stop, Server::crash] {
         more(&load.pulled);
-        stop(&cluster);
+        stop(&server);
         more(&load.refused);
-        cluster.start_again();
+        server.start_again();
         let started = Instant::now();
         more(&load.pulled);
         assert!(started.elapsed() < RECOVERY, "recovery took {:?}", started.elapsed());
@@ -121,14 +121,11 @@ fn more(count: &AtomicUsize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_only_reads() {
     let mut world = World::new();
+    world.database.without_write_ahead_log();
     let strict = world.registryd();
     world.configure("ALLOW_PULLS_WITHOUT_STRICT_LOGGING", true.into());
     let tolerant = world.registryd();
-    let name = world.database.name();
-    let reconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    world.database.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
-    world.database.sql(reconnect);
+    read_only(&world.database, true);
 
     let image = &world.public;
     let client = Client::of(&strict);
@@ -141,9 +138,32 @@ async fn a_database_that_only_reads() {
     logs_say(&tolerant, &["ERROR", "action log row lost"]);
     assert_eq!(logged(&world.database, "user-agent"), 0);
 
-    let reset = "SET TRANSACTION READ WRITE; ALTER DATABASE";
-    world.database.sql(&format!("{reset} {name} RESET default_transaction_read_only"));
-    world.database.sql(reconnect);
+    read_only(&world.database, false);
     client.recovers(&by_tag(image)).await;
     assert_eq!(logged(&world.database, "user-agent"), 1);
+}
+
+/// From the next connection on, and there is none from before.
+fn read_only(database: &Database, on: bool) {
+    match database {
+        Database::Postgres(database) => {
+            let (sql, name) = (|sql: &str| database.sql(sql), &database.name);
+            let change = match on {
+                true => "SET default_transaction_read_only = on",
+                false => "RESET default_transaction_read_only",
+            };
+            sql(&format!("SET TRANSACTION READ WRITE; ALTER DATABASE {name} {change}"));
+            sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()");
+        }
+        Database::Sqlite { file, .. } => {
+            // Root may write to any file, but not to one that says in its header that the version
+            // for writers is one from the future.
+            let mut bytes = std::fs::read(file).unwrap();
+            bytes[18] = if on { 3 } else { 1 };
+            let other = file.with_extension("other");
+            std::fs::write(&other, bytes).unwrap();
+            std::fs::rename(&other, file).unwrap();
+        }
+    }
 }

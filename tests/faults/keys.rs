@@ -90,11 +90,9 @@ async fn only_approved_and_unexpired_keys_count() {
     refused(&pull(&registryd, &world, token_of(&key, &world)).await);
     add(&world, &key);
     let approval = world.database.sql("SELECT approval_id FROM servicekey LIMIT 1");
-    for what in [
-        "approval_id = NULL",
-        "service = 'other'",
-        "expiration_date = now() AT TIME ZONE 'UTC' - interval '1 second'",
-    ] {
+    let before = chrono::Utc::now() - Duration::from_secs(1);
+    let expired = format!("expiration_date = '{}'", before.format("%Y-%m-%d %H:%M:%S%.6f"));
+    for what in ["approval_id = NULL", "service = 'other'", &expired] {
         let mend = format!(
             "approval_id = {approval}, service = 'quay', expiration_date = NULL, name = 'mended'"
         );

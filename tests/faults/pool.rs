@@ -16,17 +16,18 @@ fn narrow() -> World {
         "db_pool_size": 2, "workers": 1, "db_wait_ms": 200, "db_statement_timeout_ms": 600,
     });
     world.configure("QUAY_SIDECAR", settings);
+    world.database.without_write_ahead_log();
     world
 }
 
 fn all_let_go(registryd: &Registryd, world: &World) {
     let gone = || {
         let in_use = registryd.metric("db_pool_connections_in_use");
-        (in_use == 0.0 && waiting_statements(&world.database) == 0).then_some(())
+        (in_use == 0.0 && waiting_statements(registryd, &world.database) == 0).then_some(())
     };
     eventually(gone, || {
         let in_use = registryd.metric("db_pool_connections_in_use");
-        let waiting = waiting_statements(&world.database);
+        let waiting = waiting_statements(registryd, &world.database);
         format!("{in_use} connections are in use, {waiting} statements wait")
     });
 }
@@ -70,7 +71,7 @@ async fn clients_that_go_away_leave_nothing_behind() {
     for _ in 0..2 {
         let mut stream = TcpStream::connect(address).unwrap();
         write!(stream, "GET {} HTTP/1.1\r\nHost: x\r\n\r\n", tags(image)).unwrap();
-        let waits = || (waiting_statements(&world.database) > 0).then_some(());
+        let waits = || (waiting_statements(&registryd, &world.database) > 0).then_some(());
         eventually(waits, || "no statement waits".to_owned());
     }
     all_let_go(&registryd, &world);

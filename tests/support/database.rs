@@ -2,7 +2,8 @@
 //! or PostgreSQL.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use super::postgres::{self, Cluster};
@@ -17,6 +18,90 @@ pub enum Database {
 
 pub fn on_sqlite() -> bool {
     std::env::var("TEST_DATABASE").is_ok_and(|engine| engine == "sqlite")
+}
+
+/// Whether this run is on PostgreSQL; where it is not, says what is left out, also when nobody
+/// asked for the output of tests that pass.
+pub fn postgres_only(what: &str) -> bool {
+    if on_sqlite() {
+        let _ = writeln!(std::io::stderr(), "left out, PostgreSQL's alone: {what}");
+    }
+    !on_sqlite()
+}
+
+/// What can be stopped and started: PostgreSQL, or a file that is taken away and brought back.
+pub enum Server {
+    Postgres(Cluster),
+    Sqlite(PathBuf),
+}
+
+impl Server {
+    /// In good order: nobody is in the middle of a write.
+    pub fn stop(&self) {
+        match self {
+            Server::Postgres(cluster) => cluster.stop(),
+            Server::Sqlite(file) => {
+                let lock = rusqlite::Connection::open(file).expect("a database");
+                lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+                move_file(file, &away(file));
+            }
+        }
+    }
+
+    /// Without a word to anybody.
+    pub fn crash(&self) {
+        match self {
+            Server::Postgres(cluster) => cluster.crash(),
+            Server::Sqlite(file) => move_file(file, &away(file)),
+        }
+    }
+
+    pub fn start_again(&self) {
+        match self {
+            Server::Postgres(cluster) => cluster.start_again(),
+            Server::Sqlite(file) => move_file(&away(file), file),
+        }
+    }
+}
+
+fn away(file: &Path) -> PathBuf {
+    file.with_extension("away")
+}
+
+fn move_file(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+}
+
+/// A transaction that keeps everybody else away from a table; on SQLite from the whole file, and
+/// only those who want to write, where it has a write-ahead log.
+pub enum TableLock {
+    Postgres(tokio_postgres::Client),
+    Sqlite(rusqlite::Connection),
+}
+
+impl TableLock {
+    pub async fn take(database: &Database, table: &str) -> TableLock {
+        match database {
+            Database::Postgres(database) => {
+                let client = database.connect().await;
+                let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+                client.batch_execute(&lock).await.unwrap();
+                TableLock::Postgres(client)
+            }
+            Database::Sqlite { file, .. } => {
+                let connection = rusqlite::Connection::open(file).unwrap();
+                connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+                TableLock::Sqlite(connection)
+            }
+        }
+    }
+
+    pub async fn release(self) {
+        match self {
+            TableLock::Postgres(client) => client.batch_execute("COMMIT").await.unwrap(),
+            TableLock::Sqlite(connection) => connection.execute_batch("COMMIT").unwrap(),
+        }
+    }
 }
 
 impl Database {
@@ -38,7 +123,7 @@ impl Database {
         let (original, _) = files.entry(name).or_insert_with(|| {
             let folder = Folder::new();
             let file = folder.path().join("quay.db");
-            sqlite::carry_over(&cluster.clone_template(template), &file);
+            sqlite::carry_over(cluster.clone_template(template).uri(), &file);
             (file, folder)
         });
         let file = _folder.path().join("quay.db");
@@ -62,10 +147,11 @@ impl Database {
         }
     }
 
-    pub async fn connect(&self) -> tokio_postgres::Client {
-        match self {
-            Database::Postgres(database) => database.connect().await,
-            Database::Sqlite { .. } => panic!("this test is PostgreSQL's alone"),
+    /// SQLite with its oldest journal: all of it in one file, and who writes keeps readers out.
+    /// For tests that begin, and nothing on PostgreSQL.
+    pub fn without_write_ahead_log(&self) {
+        if let Database::Sqlite { .. } = self {
+            assert_eq!(self.sql("PRAGMA journal_mode = DELETE"), "delete");
         }
     }
 

@@ -17,7 +17,7 @@ mod sqlite;
 use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 
-pub use database::{Database, on_sqlite};
+pub use database::{Database, Server, TableLock, on_sqlite, postgres_only};
 pub use postgres::{Cluster, free_port};
 pub use process::{Folder, eventually};
 pub use registry_fixture::{Fixture, Image, Login};
@@ -48,14 +48,18 @@ impl World {
         (world, ["--listen".to_owned(), address])
     }
 
-    /// A world on a cluster of its own, with a storage of its own: for tests that break things.
-    pub fn apart() -> (World, Cluster) {
+    /// A world on a server of its own, with a storage of its own: for tests that break things.
+    pub fn apart() -> (World, Server) {
         let cluster = Cluster::start();
         let seeded = Seeded::new(&cluster);
         let mut world = World::on(&cluster, &seeded);
         // Keep the storage for as long as the world.
         world.folder.keep(seeded.folder);
-        (world, cluster)
+        let server = match &world.database {
+            Database::Postgres(_) => Server::Postgres(cluster),
+            Database::Sqlite { file, .. } => Server::Sqlite(file.clone()),
+        };
+        (world, server)
     }
 
     /// One on SQLite, whatever this run of the tests is on.

@@ -232,7 +232,8 @@ impl Drop for Database {
     }
 }
 
-fn psql(uri: &str, statements: &str) -> String {
+/// Runs statements and gives what they print: rows by line, columns by `|`.
+pub fn psql(uri: &str, statements: &str) -> String {
     let output = psql_command(uri, statements).output().expect("psql runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{statements}: {error}");

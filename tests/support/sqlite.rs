@@ -1,4 +1,4 @@
-//! A PostgreSQL database carried over into a file, as Quay would have filled it: its tables, types
+//! A PostgreSQL database, by its URI, carried over into a file, as Quay would have filled it: its tables, types
 //! as Quay's migrations name them on SQLite, unique indexes, rows, and the journal mode that its
 //! Python sets.
 
@@ -10,7 +10,7 @@ use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Batch, Connection, Row};
 use serde_json::Value as Json;
 
-use super::postgres;
+use super::postgres::psql;
 
 /// A column: its name, type, whether it may be NULL, and a default that is a literal.
 struct Column {
@@ -20,10 +20,11 @@ struct Column {
     default: String,
 }
 
-pub fn carry_over(from: &postgres::Database, to: &Path) {
+pub fn carry_over(from: &str, to: &Path) {
     let mut file = Connection::open(to).expect("our own folder");
     file.pragma_update(None, "journal_mode", "WAL").expect("a write-ahead log");
-    let tables = from.sql(
+    let tables = psql(
+        from,
         "SELECT table_name FROM information_schema.tables \
          WHERE table_schema = 'public' AND table_type = 'BASE TABLE' ORDER BY 1",
     );
@@ -37,7 +38,7 @@ pub fn carry_over(from: &postgres::Database, to: &Path) {
         let places: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
         let insert = format!("INSERT INTO \"{table}\" VALUES ({})", places.join(", "));
         let mut insert = carried.prepare(&insert).expect("an INSERT");
-        for row in from.sql(&format!("SELECT row_to_json(t) FROM \"{table}\" t")).lines() {
+        for row in psql(from, &format!("SELECT row_to_json(t) FROM \"{table}\" t")).lines() {
             let row: Json = serde_json::from_str(row).expect("PostgreSQL's JSON");
             let values = columns.iter().map(|column| column.value(&row[&column.name]));
             insert
@@ -45,7 +46,8 @@ pub fn carry_over(from: &postgres::Database, to: &Path) {
                 .unwrap_or_else(|e| panic!("{table}: {e}: {row}"));
         }
     }
-    let indexes = from.sql(
+    let indexes = psql(
+        from,
         "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' \
          AND indexdef LIKE '%USING btree%' AND indexdef NOT LIKE '%\\_pkey %'",
     );
@@ -56,13 +58,14 @@ pub fn carry_over(from: &postgres::Database, to: &Path) {
     carried.commit().expect("the file");
 }
 
-fn columns(from: &postgres::Database, table: &str) -> Vec<Column> {
-    let described = from.sql(&format!(
+fn columns(from: &str, table: &str) -> Vec<Column> {
+    let described = format!(
         "SELECT column_name, data_type, is_nullable, coalesce(character_maximum_length, 0), \
              coalesce(column_default, '') \
          FROM information_schema.columns WHERE table_schema = 'public' AND table_name = '{table}' \
          ORDER BY ordinal_position"
-    ));
+    );
+    let described = psql(from, &described);
     let column = |line: &str| {
         let [name, kind, nullable, length, default] = line.splitn(5, '|').collect::<Vec<_>>()[..]
         else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::plan::{declared, naming, routing};
 use crate::bundle::{Bundle, Programs, Routing, Tree};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Engine, Environment};
 use crate::switches::{Effective, Poller, Reading, Stage};
 
 /// Longer than nginx ever takes to read its files.
@@ -78,11 +78,16 @@ impl Installation {
     /// Everything that goes into this Quay.
     pub fn bundle(&self, routing: Routing) -> Bundle {
         let Paths { config, quay_dir, quay_conf, run } = &self.paths;
+        let database = self.config.as_ref().and_then(|config| match &config.database.engine {
+            Engine::Sqlite(path) => Some(path.clone()),
+            Engine::Postgres => None,
+        });
         let roots = self.config.iter().flat_map(|config| config.storage.local_roots());
         Bundle {
             tree: Tree::new(quay_dir, quay_conf),
             routing,
             blob_roots: roots.map(|(index, root)| (index, root.to_owned())).collect(),
+            database,
             programs: Programs {
                 binary: std::env::current_exe().unwrap_or_else(|_| "quay".into()),
                 config: config.clone(),
