@@ -309,7 +309,9 @@ fn explain_names_the_rule() {
     assert!(pull.contains("owner       rust (capability)"), "{pull}");
     assert!(pull.contains("repository  demo/public"), "{pull}");
     let push = explain("PUT", PATH);
-    assert!(push.contains("owner       python (unsupported_capability)"), "{push}");
+    assert!(push.contains("owner       python (default)"), "{push}");
+    let api = explain("GET", "/api/v1/discovery");
+    assert!(api.contains("owner       python (unsupported_capability)"), "{api}");
     let bad = booted.set("ROUTE_OWNER_CAP_V2_PUL=rust");
     assert_eq!(bad.status.code(), Some(64), "{bad:?}");
     assert!(String::from_utf8_lossy(&bad.stderr).contains("ROUTE_OWNER_CAP_V2_PUL"));

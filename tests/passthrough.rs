@@ -62,8 +62,15 @@ impl Conversation {
     }
 }
 
+/// One in which nothing is served here, whoever asks.
+fn world_of_python() -> World {
+    let mut world = World::new();
+    world.configure("TESTING", true.into());
+    world
+}
+
 fn world_and(python: &Python, more: &[&str]) -> (World, Registryd) {
-    let world = World::new();
+    let world = world_of_python();
     let address = python.address();
     let arguments = [&["--python", address.as_str()], more].concat();
     let registryd = world.registryd_with(&arguments);
@@ -184,7 +191,7 @@ fn without_python_there_is_a_clear_error() {
     let nobody = Python::new();
     let address = nobody.address();
     drop(nobody);
-    let world = World::new();
+    let world = world_of_python();
     let registryd = world.registryd_with(&["--behind-nginx", "--python", &address]);
     let mut client = connect(&registryd);
     client.write_all(head("PATCH", UPLOAD, "Content-Length: 4\r\n").as_bytes()).unwrap();
@@ -234,7 +241,7 @@ fn without_nginx_every_decline_is_asked_of_python() {
 fn an_upload_through_nginx_reaches_python() {
     let quay = Quay::new(Variant { same_user: true, ..Variant::default() });
     quay.boot();
-    let world = World::new();
+    let world = world_of_python();
     let _python = Backend::start("python", &quay.python_socket());
     let listen = format!("unix:{},nginx", quay.rust_socket().display());
     let python = format!("unix:{}", quay.python_socket().display());
