@@ -2,7 +2,7 @@
 //! and against Debian's docker-registry for comparison: `conformance --quay PATH --suite PATH --out
 //! DIR`. scripts/conformance installs the suite, builds and runs this.
 //!
-//! The suite's own settings, such as `OCI_DATA_SHA512=false`, are those of the environment.
+//! The suite's own settings, such as `OCI_DATA_SHA512=true`, are those of the environment.
 
 #![allow(dead_code, unused_imports, reason = "shares the tests' support, which has more")]
 #![allow(unreachable_pub, missing_docs, reason = "public to this program alone")]
