@@ -35,3 +35,13 @@ impl From<UploadError> for io::Error {
         Self::new(kind, error)
     }
 }
+
+/// The one that a stream ended in, or what is known of another error.
+impl From<io::Error> for UploadError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast() {
+            Ok(error) => error,
+            Err(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
