@@ -1,5 +1,9 @@
 //! Blobs in an object storage: clients are sent there, with a URL that the storage itself verifies.
 
+mod fault_proxy;
+mod faults;
+mod uploads;
+
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,21 +20,34 @@ const ACCESS: &str = "an-access-key";
 const SECRET: &str = "a-secret/key+with=signs";
 const BUCKET: &str = "blobs";
 
-/// An S3 server that verifies signatures, with a copy of a world's storage under a prefix.
+/// An S3 server that verifies signatures.
 struct ObjectStorage {
     port: u16,
     child: Child,
-    _folder: Folder,
+    folder: Folder,
     _at_exit: AtExit,
 }
 
 impl ObjectStorage {
+    /// With a copy of a world's storage under a prefix.
     fn start(world: &World, prefix: &str) -> ObjectStorage {
         let folder = Folder::new();
         let root = folder.path().join(BUCKET).join(prefix);
         std::fs::create_dir_all(root.parent().unwrap()).unwrap();
         let copied = Command::new("cp").arg("-r").arg(&world.storage).arg(&root).status().unwrap();
         assert!(copied.success());
+        ObjectStorage::serve(folder)
+    }
+
+    /// With an empty bucket.
+    fn empty() -> ObjectStorage {
+        let folder = Folder::new();
+        std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
+        ObjectStorage::serve(folder)
+    }
+
+    /// With the buckets of a folder.
+    fn serve(folder: Folder) -> ObjectStorage {
         let port = free_port();
         let log = folder.path().join("log");
         let out = std::fs::File::create(&log).unwrap();
@@ -49,7 +66,7 @@ impl ObjectStorage {
             || TcpStream::connect(("127.0.0.1", port)).ok(),
             || std::fs::read_to_string(&log).unwrap_or_default(),
         );
-        ObjectStorage { port, child, _folder: folder, _at_exit }
+        ObjectStorage { port, child, folder, _at_exit }
     }
 
     fn location(&self, path: &str) -> serde_json::Value {

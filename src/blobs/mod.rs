@@ -12,7 +12,7 @@ use std::path::Path;
 
 pub use local::{LocalBlob, LocalError, Looks};
 pub use path::BlobPath;
-pub use s3::presigned;
+pub use s3::{BucketAppender, BucketUploads, Patience, presigned};
 pub use sha_state::{ResumableSha256, StateError};
 pub use uncompressed::Uncompressed;
 pub use upload_error::UploadError;

@@ -1,5 +1,7 @@
 //! What can go wrong with the bytes of an upload, in terms that an answer can be made of.
 
+use std::io;
+
 /// Bytes that could not be stored, read or put into place.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -15,4 +17,31 @@ pub enum UploadError {
     /// What is stored is not what the catalog says: the upload has to be begun anew.
     #[error("upload unusable: {0}")]
     Invalid(String),
+    /// The storage says no, as credentials, policies or settings have it: the operator's to change.
+    #[error("storage refuses: {0}")]
+    Refused(String),
+}
+
+/// For streams, whose items end in an [`io::Error`]: its `get_ref` holds this one.
+impl From<UploadError> for io::Error {
+    fn from(error: UploadError) -> Self {
+        let kind = match error {
+            UploadError::Unavailable(_) => io::ErrorKind::TimedOut,
+            UploadError::Full(_) => io::ErrorKind::StorageFull,
+            UploadError::Busy(_) => io::ErrorKind::ResourceBusy,
+            UploadError::Invalid(_) => io::ErrorKind::InvalidData,
+            UploadError::Refused(_) => io::ErrorKind::PermissionDenied,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// The one that a stream ended in, or what is known of another error.
+impl From<io::Error> for UploadError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast() {
+            Ok(error) => error,
+            Err(error) => Self::Unavailable(error.to_string()),
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub use model_cache::{MemcachedAddress, ModelCache};
 pub use push::Push;
 pub use redis::{Events, Redis, RedisAddress};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
-pub use s3::{S3, SignatureVersion};
+pub use s3::{S3, S3Uploads, SignatureVersion};
 pub use secret::Secret;
 pub use settings::{Audit, Auth, Features, InstanceKeys, Logging, Restricted, Server};
 pub use sidecar::Sidecar;

@@ -17,14 +17,34 @@ pub struct S3 {
     pub prefix: String,
     /// The region that signatures name.
     pub region: String,
-    /// Which signature.
+    /// Which signature the URLs of downloads carry.
     pub version: SignatureVersion,
+    /// Which signature requests carry that are sent from here: the new one unless
+    /// `signature_version` asks for the old. (boto's default differs between the two.)
+    pub request_version: SignatureVersion,
     /// `s3_access_key` or `access_key`
     pub access_key: String,
     /// `s3_secret_key` or `secret_key`
     pub secret_key: Secret,
     /// `aws_session_token`
     pub session_token: Option<Secret>,
+    /// How uploads are written.
+    pub uploads: S3Uploads,
+}
+
+/// How a bucket's uploads are written and put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct S3Uploads {
+    /// Whether new objects ask for `AES256` encryption by the storage's own keys.
+    pub encrypted: bool,
+    /// Bytes of a part of an upload: `minimum_chunk_size_mb`, at least the 5 MiB that object
+    /// storages ask of every part but the last.
+    pub minimum_chunk_size: u64,
+    /// Bytes the storage may be asked to copy at a time: `maximum_chunk_size_gb` or `_mb`, at least
+    /// twice the minimum, so that half of it is a part too.
+    pub maximum_chunk_size: u64,
+    /// `server_side_assembly`: whether the storage can copy from one object into a part of another.
+    pub server_side_assembly: bool,
 }
 
 /// `signature_version`
@@ -91,6 +111,10 @@ pub(super) fn read(driver: &str, params: &Map<String, Value>) -> Result<S3, NotR
         None => SignatureVersion::V4,
         Some(_) => return Err(NotRead::Python("its signature_version is not built")),
     };
+    let request_version = match params.text("signature_version")? {
+        Some(_) => version,
+        None => SignatureVersion::V4,
+    };
     let session_token = params.text("aws_session_token")?.map(Secret::new);
     if version == SignatureVersion::V2 && session_token.is_some() {
         return Err(NotRead::Python("old signatures with a session token are not built"));
@@ -104,9 +128,39 @@ pub(super) fn read(driver: &str, params: &Map<String, Value>) -> Result<S3, NotR
         prefix: prefix.strip_prefix('/').unwrap_or(&prefix).to_owned(),
         region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
         version,
+        request_version,
         access_key,
         secret_key,
         session_token,
+        uploads: uploads(driver, &params)?,
+    })
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// The most that a part of an upload may hold, whatever is configured.
+const LARGEST_PART: u64 = 5 * 1024 * MIB;
+
+fn uploads(driver: &str, params: &Params<'_>) -> Result<S3Uploads, NotRead> {
+    let minimum = match driver {
+        "IBMCloudStorage" => 5,
+        _ => params.size("minimum_chunk_size_mb")?.unwrap_or(5),
+    };
+    let maximum = match driver {
+        "S3Storage" => params.size("maximum_chunk_size_gb")?.unwrap_or(5).saturating_mul(1024),
+        _ => params.size("maximum_chunk_size_mb")?.unwrap_or(100),
+    };
+    let minimum_chunk_size = minimum.saturating_mul(MIB).clamp(5 * MIB, LARGEST_PART / 2);
+    let server_side_assembly = match params.0.get("server_side_assembly").map(|value| &value.kind) {
+        None => true,
+        Some(ValueKind::Boolean(wanted)) => *wanted,
+        Some(_) => return Err(NotRead::Python("its server_side_assembly is not true or false")),
+    };
+    Ok(S3Uploads {
+        encrypted: driver == "S3Storage",
+        minimum_chunk_size,
+        maximum_chunk_size: maximum.saturating_mul(MIB).clamp(2 * minimum_chunk_size, LARGEST_PART),
+        server_side_assembly,
     })
 }
 
@@ -174,6 +228,20 @@ impl Params<'_> {
 
     fn required(&self, name: &str) -> Result<String, NotRead> {
         self.text(name)?.ok_or_else(|| NotRead::Wrong(format!("it has no {name}")))
+    }
+
+    /// A number of mega- or gigabytes.
+    fn size(&self, name: &str) -> Result<Option<u64>, NotRead> {
+        let number = match self.0.get(name).map(|value| &value.kind) {
+            None | Some(ValueKind::Nil) => return Ok(None),
+            Some(ValueKind::I64(number)) => u64::try_from(*number).ok(),
+            Some(ValueKind::U64(number)) => Some(*number),
+            Some(_) => None,
+        };
+        match number {
+            Some(number) if number > 0 => Ok(Some(number)),
+            _ => Err(NotRead::Python("its chunk sizes are not whole numbers from 1")),
+        }
     }
 
     /// A number, as such or as a text.

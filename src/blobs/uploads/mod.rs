@@ -3,12 +3,17 @@
 
 mod local;
 
+use std::io;
+use std::pin::pin;
+
 use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use sha2::{Digest as _, Sha256};
 
 pub use local::LocalUploads;
 use local::{LocalAppender, LocalCopy};
 
-use super::UploadError;
+use super::{BucketAppender, BucketUploads, UploadError};
 use crate::config::Location;
 use crate::oci::Digest;
 
@@ -17,12 +22,16 @@ use crate::oci::Digest;
 pub enum Uploads {
     /// In a folder.
     Local(LocalUploads),
+    /// In a bucket.
+    Bucket(BucketUploads),
 }
 
 /// An upload that bytes are being added to.
 pub enum Appender {
     /// In a folder.
     Local(LocalAppender),
+    /// In a bucket.
+    Bucket(Box<BucketAppender>),
 }
 
 /// What adding bytes has led to.
@@ -72,6 +81,7 @@ impl Uploads {
     pub async fn begin(&self, uuid: &str) -> Result<Appended, UploadError> {
         match self {
             Self::Local(local) => local.begin(uuid).await,
+            Self::Bucket(bucket) => bucket.begin(uuid).await,
         }
     }
 
@@ -83,9 +93,12 @@ impl Uploads {
         metadata: &str,
         byte_count: u64,
     ) -> Result<Appender, UploadError> {
-        let _ = metadata;
         match self {
             Self::Local(local) => local.append(uuid, byte_count).await.map(Appender::Local),
+            Self::Bucket(bucket) => {
+                let appender = bucket.append(uuid, metadata, byte_count).await?;
+                Ok(Appender::Bucket(Box::new(appender)))
+            }
         }
     }
 
@@ -93,14 +106,15 @@ impl Uploads {
     pub async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
         match self {
             Self::Local(local) => local.stamp(uuid).await,
+            Self::Bucket(_) => Ok(None),
         }
     }
 
     /// Reads and hashes all of the upload.
     pub async fn reread(&self, uuid: &str, metadata: &str) -> Result<Reread, UploadError> {
-        let _ = metadata;
         match self {
             Self::Local(local) => local.reread(uuid).await,
+            Self::Bucket(bucket) => read_again(bucket.read(uuid, metadata).await?).await,
         }
     }
 
@@ -109,6 +123,8 @@ impl Uploads {
     pub async fn flush(&self, uuid: &str) -> Result<(), UploadError> {
         match self {
             Self::Local(local) => local.flush(uuid).await,
+            // Whatever is there is durable.
+            Self::Bucket(_) => Ok(()),
         }
     }
 
@@ -116,6 +132,7 @@ impl Uploads {
     pub async fn stored(&self, digest: &Digest) -> Result<Option<u64>, UploadError> {
         match self {
             Self::Local(local) => local.stored(digest).await,
+            Self::Bucket(bucket) => bucket.stored(digest).await,
         }
     }
 
@@ -127,19 +144,19 @@ impl Uploads {
         digest: &Digest,
         reread: Option<Reread>,
     ) -> Result<(), UploadError> {
-        let _ = metadata;
         match self {
             Self::Local(local) => {
                 local.complete(uuid, digest, reread.and_then(|reread| reread.copy)).await
             }
+            Self::Bucket(bucket) => bucket.complete(uuid, metadata, digest).await,
         }
     }
 
     /// Removes what there is of it. What is gone already is no error.
     pub async fn cancel(&self, uuid: &str, metadata: &str) -> Result<(), UploadError> {
-        let _ = metadata;
         match self {
             Self::Local(local) => local.cancel(uuid).await,
+            Self::Bucket(bucket) => bucket.cancel(uuid, metadata).await,
         }
     }
 }
@@ -149,6 +166,7 @@ impl Appender {
     pub fn stamp(&self) -> Stamp {
         match self {
             Self::Local(local) => local.opened(),
+            Self::Bucket(_) => None,
         }
     }
 
@@ -156,6 +174,7 @@ impl Appender {
     pub async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
         match self {
             Self::Local(local) => local.write(chunks).await,
+            Self::Bucket(bucket) => bucket.write(chunks).await,
         }
     }
 
@@ -163,6 +182,18 @@ impl Appender {
     pub async fn finish(self) -> Result<Appended, UploadError> {
         match self {
             Self::Local(local) => local.finish().await,
+            Self::Bucket(bucket) => bucket.finish().await,
         }
     }
+}
+
+/// What the storage has, hashed. No copy is kept: what is in a bucket does not change.
+async fn read_again(bytes: impl Stream<Item = io::Result<Bytes>>) -> Result<Reread, UploadError> {
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    let mut bytes = pin!(bytes);
+    while let Some(bytes) = bytes.try_next().await.map_err(UploadError::from)? {
+        hash.update(&bytes);
+        length += bytes.len() as u64;
+    }
+    Ok(Reread { digest: Digest::of_sha256(hash.finalize().as_ref()), length, copy: None })
 }

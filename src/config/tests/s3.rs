@@ -1,7 +1,7 @@
 //! Locations of the S3 family.
 
 use super::*;
-use crate::config::{Location, S3, SignatureVersion};
+use crate::config::{Location, S3, S3Uploads, SignatureVersion};
 
 fn s3(location: &str) -> S3 {
     let loaded = with(&format!("DISTRIBUTED_STORAGE_CONFIG: {{a: {location}}}"));
@@ -73,12 +73,52 @@ fn endpoints_and_signatures_are_those_of_quay() {
         assert_eq!(found.endpoint, endpoint, "{location}");
         assert_eq!((found.region.as_str(), found.version), (region, version), "{location}");
         assert!(!found.virtual_host, "{location}");
+        // Only downloads carry the old signature without having been told to.
+        assert_eq!(found.request_version, V4, "{location}");
     }
+    let old = s3(&format!("[RadosGWStorage, {{{own}, hostname: a, signature_version: s3}}]"));
+    assert_eq!((old.version, old.request_version), (V2, V2));
     assert!(s3(&format!("[S3Storage, {{{aws}}}]")).virtual_host);
     let prefix = |path: &str| s3(&format!("[S3Storage, {{{aws}, storage_path: {path}}}]")).prefix;
     assert_eq!(prefix("/datastorage/registry"), "datastorage/registry");
     assert_eq!(prefix("//x"), "/x");
     assert_eq!(prefix("''"), "");
+}
+
+#[test]
+fn chunk_sizes() {
+    const MIB: u64 = 1024 * 1024;
+    let aws = "s3_bucket: quay, s3_access_key: k, s3_secret_key: s";
+    let own = "bucket_name: quay, access_key: k, secret_key: s, hostname: rgw.example";
+    for (location, encrypted, minimum, maximum, assembled) in [
+        (format!("[S3Storage, {{{aws}}}]"), true, 5, 5120, true),
+        (
+            format!("[S3Storage, {{{aws}, minimum_chunk_size_mb: 1, maximum_chunk_size_gb: 1}}]"),
+            true,
+            5,
+            1024,
+            true,
+        ),
+        (
+            format!(
+                "[RHOCSStorage, {{{own}, server_side_assembly: false, maximum_chunk_size_mb: 7}}]"
+            ),
+            false,
+            5,
+            10,
+            false,
+        ),
+        (format!("[RadosGWStorage, {{{own}, minimum_chunk_size_mb: 60}}]"), false, 60, 120, true),
+        (format!("[IBMCloudStorage, {{{own}, minimum_chunk_size_mb: 60}}]"), false, 5, 100, true),
+    ] {
+        let expected = S3Uploads {
+            encrypted,
+            minimum_chunk_size: minimum * MIB,
+            maximum_chunk_size: maximum * MIB,
+            server_side_assembly: assembled,
+        };
+        assert_eq!(s3(&location).uploads, expected, "{location}");
+    }
 }
 
 #[test]
@@ -88,6 +128,9 @@ fn what_only_python_can_do_stays_there() {
         format!("[S3Storage, {{{aws}}}]"),
         format!(
             "[S3Storage, {{{aws}, s3_access_key: k, s3_secret_key: s, signature_version: v5}}]"
+        ),
+        format!(
+            "[S3Storage, {{{aws}, s3_access_key: k, s3_secret_key: s, minimum_chunk_size_mb: 0}}]"
         ),
         "[GoogleCloudStorage, {}]".to_owned(),
         "[STSS3Storage, {}]".to_owned(),

@@ -3,24 +3,18 @@
 
 use std::fmt::Write;
 
-use aws_lc_rs::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY, HMAC_SHA256, Key};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use sha2::{Digest as _, Sha256};
+use percent_encoding::utf8_percent_encode;
 
-use super::BlobPath;
+use super::key;
+use super::sign::{
+    PATH, V4_TIME, VALUE, address, host_header, v2_signature, v4_scope, v4_signature,
+};
+use crate::blobs::BlobPath;
 use crate::config::{S3, SignatureVersion};
 
 /// As in Quay.
 const LIFETIME_S: i64 = 600;
-
-/// All but RFC 3986's unreserved characters.
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// The same, with slashes as they are.
-const PATH: &AsciiSet = &VALUE.remove(b'/');
 
 /// Where a blob can be downloaded for the next ten minutes.
 pub fn presigned(storage: &S3, path: &BlobPath, now: DateTime<Utc>) -> String {
@@ -31,33 +25,11 @@ pub fn presigned(storage: &S3, path: &BlobPath, now: DateTime<Utc>) -> String {
     }
 }
 
-/// Python's `os.path.join`: an empty prefix adds no slash.
-fn key(prefix: &str, path: &str) -> String {
-    match prefix {
-        "" => path.to_owned(),
-        prefix if prefix.ends_with('/') => format!("{prefix}{path}"),
-        prefix => format!("{prefix}/{path}"),
-    }
-}
-
-/// Scheme, host, and the path of a key, encoded.
-fn address(storage: &S3, key: &str) -> (String, String, String) {
-    let (scheme, rest) = storage.endpoint.split_once("://").unwrap_or(("https", &storage.endpoint));
-    let (host, base) = rest.split_once('/').unwrap_or((rest, ""));
-    let base = if base.is_empty() { String::new() } else { format!("/{base}") };
-    let key = utf8_percent_encode(key, PATH);
-    match storage.virtual_host {
-        true => (scheme.to_owned(), format!("{}.{host}", storage.bucket), format!("{base}/{key}")),
-        false => (scheme.to_owned(), host.to_owned(), format!("{base}/{}/{key}", storage.bucket)),
-    }
-}
-
 /// AWS Signature Version 4, in the query.
 fn v4(storage: &S3, key: &str, now: DateTime<Utc>) -> String {
     let (scheme, host, path) = address(storage, key);
-    let (time, date) = (now.format("%Y%m%dT%H%M%SZ").to_string(), now.format("%Y%m%d").to_string());
-    let scope = format!("{date}/{}/s3/aws4_request", storage.region);
-    let credential = format!("{}/{scope}", storage.access_key);
+    let time = now.format(V4_TIME).to_string();
+    let credential = format!("{}/{}", storage.access_key, v4_scope(storage, &time));
     let encoded = |text: &str| utf8_percent_encode(text, VALUE).to_string();
     let mut query = format!(
         "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}&X-Amz-Date={time}\
@@ -70,18 +42,10 @@ fn v4(storage: &S3, key: &str, now: DateTime<Utc>) -> String {
         let _ = write!(query, "&X-Amz-Security-Token={token}");
     }
     query.push_str("&X-Amz-SignedHeaders=host");
-    // A port is part of the host unless it is the scheme's own.
-    let own = if scheme == "https" { ":443" } else { ":80" };
-    let named = host.strip_suffix(own).unwrap_or(&host);
+    let named = host_header(&scheme, &host);
     let request = format!("GET\n{path}\n{query}\nhost:{named}\n\nhost\nUNSIGNED-PAYLOAD");
-    let digest = hex(&Sha256::digest(request));
-    let signed = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}");
-    let secret = format!("AWS4{}", storage.secret_key.expose());
-    let mut signing = secret.into_bytes();
-    for part in [date.as_str(), &storage.region, "s3", "aws4_request", &signed] {
-        signing = hmac::sign(&Key::new(HMAC_SHA256, &signing), part.as_bytes()).as_ref().to_vec();
-    }
-    format!("{scheme}://{host}{path}?{query}&X-Amz-Signature={}", hex(&signing))
+    let signature = v4_signature(storage, &time, &request);
+    format!("{scheme}://{host}{path}?{query}&X-Amz-Signature={signature}")
 }
 
 /// The signature from before that.
@@ -90,8 +54,7 @@ fn v2(storage: &S3, key: &str, now: DateTime<Utc>) -> String {
     let expires = now.timestamp() + LIFETIME_S;
     let resource = format!("/{}/{}", storage.bucket, utf8_percent_encode(key, PATH));
     let signed = format!("GET\n\n\n{expires}\n{resource}");
-    let secret = Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, storage.secret_key.expose().as_bytes());
-    let signature = STANDARD.encode(hmac::sign(&secret, signed.as_bytes()));
+    let signature = v2_signature(storage, &signed);
     format!(
         "{scheme}://{host}{path}?AWSAccessKeyId={}&Signature={}&Expires={expires}",
         utf8_percent_encode(&storage.access_key, VALUE),
@@ -99,33 +62,13 @@ fn v2(storage: &S3, key: &str, now: DateTime<Utc>) -> String {
     )
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blobs::s3::sign::tests::storage;
     use crate::config::Secret;
 
     const KEY: &str = "registry/sha256/ab/abcdef";
-
-    fn storage(endpoint: &str, region: &str, version: SignatureVersion) -> S3 {
-        S3 {
-            endpoint: endpoint.to_owned(),
-            virtual_host: false,
-            bucket: "quay".to_owned(),
-            prefix: "registry".to_owned(),
-            region: region.to_owned(),
-            version,
-            access_key: "AKIDEXAMPLE".to_owned(),
-            secret_key: Secret::new("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"),
-            session_token: None,
-        }
-    }
 
     fn url(storage: &S3, key: &str) -> String {
         let now = DateTime::parse_from_rfc3339("2026-11-24T12:00:00Z").unwrap().to_utc();
@@ -195,14 +138,5 @@ mod tests {
         );
         let odd = url(&storage("https://rgw.example", "us-east-1", V2), "a b/ü+&=/~x//y");
         assert!(odd.contains("&Signature=pPR2odokn0sj4%2FhNGgfiLUWB5nU%3D&"), "{odd}");
-    }
-
-    #[test]
-    fn keys_are_joined_as_python_does() {
-        for (prefix, expected) in
-            [("", "sha256/a"), ("x", "x/sha256/a"), ("x/y/", "x/y/sha256/a"), ("/", "/sha256/a")]
-        {
-            assert_eq!(key(prefix, "sha256/a"), expected);
-        }
     }
 }
