@@ -105,7 +105,12 @@ impl Pushes {
         step("put: committed");
         self.0.alone.forget(&row.uuid);
         match committed {
-            Committed::Blob => Ok(()),
+            Committed::Blob => {
+                if let Err(error) = open.uploads.tidy(&row.uuid, metadata).await {
+                    tracing::warn!(%error, upload = row.uuid, "its chunks are left to Quay's clean-up");
+                }
+                Ok(())
+            }
             Committed::Moved => Err(overtaken(db, open).await),
         }
     }

@@ -1,5 +1,6 @@
 //! Upload sessions: begun, added to, cancelled. What is committed, and how, is in `commit`.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,10 @@ use crate::telemetry::Metrics;
 pub struct Pushes(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    storage: config::Storage,
+    /// Where new blobs go: the name of the first preferred location.
+    first: String,
+    /// The locations that can be written to, by name.
+    locations: BTreeMap<String, Uploads>,
     /// `MAXIMUM_LAYER_SIZE`, in bytes.
     pub(super) largest: u64,
     /// How long a blob is kept before a manifest names it.
@@ -75,10 +79,18 @@ impl Pushes {
         locks: BlobLocks,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let mut locations = BTreeMap::new();
+        for (name, location) in &storage.locations {
+            match Uploads::of(location) {
+                Ok(uploads) => locations.extend(uploads.map(|uploads| (name.clone(), uploads))),
+                Err(error) => tracing::error!(%error, location = name, "no uploads are taken here"),
+            }
+        }
         Self(Arc::new(Inner {
             locks,
             metrics,
-            storage: storage.clone(),
+            first: storage.preference.first().cloned().unwrap_or_default(),
+            locations,
             largest: push.maximum_layer_size,
             keep: push.temp_tag_expiration,
             alone: Alone::default(),
@@ -87,8 +99,7 @@ impl Pushes {
 
     /// Begins an upload where new blobs go: in the first preferred location (contract §5.3).
     pub async fn begin(&self, db: Session<'_>, name: &RepoName) -> Result<Open, PushError> {
-        let storage = &self.0.storage;
-        let location = storage.preference.first().map(String::as_str).unwrap_or_default();
+        let location = self.0.first.as_str();
         let uploads = self.uploads(location)?;
         let (uuid, hash) = (Uuid::new_v4().to_string(), ResumableSha256::default());
         let begun = uploads.begin(&uuid).await?;
@@ -131,8 +142,8 @@ impl Pushes {
     }
 
     fn uploads(&self, location: &str) -> Result<Uploads, PushError> {
-        let known = self.0.storage.locations.get(location);
-        known.and_then(Uploads::of).ok_or(PushError::Declined("storage_driver"))
+        let known = self.0.locations.get(location).cloned();
+        known.ok_or(PushError::Declined("storage_driver"))
     }
 
     /// Adds the bytes of a request to the upload, and notes that. An upload that another request has

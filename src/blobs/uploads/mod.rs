@@ -69,12 +69,22 @@ pub struct Reread {
 }
 
 impl Uploads {
-    /// The uploads of `location`; `None` where its driver is not built.
-    pub fn of(location: &Location) -> Option<Self> {
-        match location {
+    /// Whether uploads to `location` can be taken.
+    pub fn are_built_for(location: &Location) -> bool {
+        matches!(location, Location::Local { .. } | Location::S3(_))
+    }
+
+    /// The uploads of `location`; `None` where its driver is not built. Make them once a process:
+    /// those of a bucket share their connections.
+    ///
+    /// # Errors
+    /// When no client can be made with the settings of a bucket.
+    pub fn of(location: &Location) -> Result<Option<Self>, UploadError> {
+        Ok(match location {
             Location::Local { path } => Some(Self::Local(LocalUploads::new(path))),
-            Location::S3(_) | Location::Unsupported { .. } => None,
-        }
+            Location::S3(s3) => Some(Self::Bucket(BucketUploads::new(s3)?)),
+            Location::Unsupported { .. } => None,
+        })
     }
 
     /// Makes room for a new upload. Returns its `storage_metadata`.
@@ -149,6 +159,14 @@ impl Uploads {
                 local.complete(uuid, digest, reread.and_then(|reread| reread.copy)).await
             }
             Self::Bucket(bucket) => bucket.complete(uuid, metadata, digest).await,
+        }
+    }
+
+    /// Removes what a completed upload has left behind, once nothing names it any more.
+    pub async fn tidy(&self, uuid: &str, metadata: &str) -> Result<(), UploadError> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Bucket(bucket) => bucket.cancel(uuid, metadata).await,
         }
     }
 

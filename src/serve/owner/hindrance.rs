@@ -41,7 +41,7 @@ pub(super) fn of_config(config: Option<&Config>) -> Reasons {
     if config.storage.locations.values().any(unsupported) {
         reasons.insert("V2_PULL".to_owned(), "storage_driver".to_owned());
     }
-    if first.is_none_or(|location| Uploads::of(location).is_none()) {
+    if !first.is_some_and(Uploads::are_built_for) {
         reasons.insert("V2_PUSH".to_owned(), "storage_driver".to_owned());
     }
     if config.testing {
