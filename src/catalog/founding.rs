@@ -170,7 +170,7 @@ mod tests {
         let drifts = compare(contract(), &live);
         assert!(drifts.is_empty(), "{drifts:?}");
         for table in &contract().tables {
-            for column in table.columns.iter().chain(&table.shape) {
+            for column in table.columns.iter().chain(&table.push).chain(&table.shape) {
                 let found = live.iter().find(|c| c.table == table.name && c.column == column.name);
                 let found = found.unwrap_or_else(|| panic!("{}.{}", table.name, column.name));
                 let serial = column.name == "id";

@@ -1,5 +1,7 @@
 //! Pulling over HTTPS, as clients do.
 
+use std::process::Stdio;
+
 use super::*;
 
 fn skopeo(own: &Own, trusts: &Path, login: Option<&str>, repository: &str, to: &str) -> Output {
@@ -82,4 +84,39 @@ fn what_is_not_served_is_unsupported() {
         .arg(format!("https://{}/v1/repositories/a/b/", own.hostname())));
     let body = String::from_utf8(answer.stdout).unwrap();
     assert!(body.contains("UNSUPPORTED"), "{body}");
+}
+
+/// One connection of HTTP/2 carries any number of requests: no more are begun than there may be
+/// connections.
+#[test]
+fn http_2_does_not_get_round_the_limit() {
+    const MOST: usize = 16;
+    let own = Own::new();
+    drop(own.start(&["--anonymous-pull"]));
+    let mut config = fs::read_to_string(own.path("config.yaml")).unwrap();
+    config += &format!("QUAY_SIDECAR: {{max_connections: {MOST}, audit_timeout_ms: 30000}}\n");
+    fs::write(own.path("config.yaml"), config).unwrap();
+    let registryd = own.start(&[]);
+    let image = image("public\n");
+    put_image(&own.data, "admin/public", "public", "latest", &image);
+
+    // A pull waits for its row, and this one holds them all up.
+    let lock = rusqlite::Connection::open(own.path("quay.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let url = format!("https://{}/v2/admin/public/manifests/latest", own.hostname());
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--http2", "-Z", "--parallel-max", "60", "--noproxy", "*", "--cacert"]);
+    curl.arg(own.path("tls.crt")).args(["-H", &format!("Accept: {}", image.media_type)]);
+    curl.args(["-w", "\\n%{http_code}\\n"]);
+    curl.args(vec![url; 60]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let curl = curl.spawn().unwrap();
+    let refused = "http_requests_total{status=\"503\"}";
+    eventually(
+        || (registryd.metric(refused) >= (60 - MOST) as f64).then_some(()),
+        || registryd.logs(),
+    );
+    lock.execute_batch("COMMIT").unwrap();
+    let said = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+    let answers = |status: &str| said.lines().filter(|line| *line == status).count();
+    assert_eq!((answers("200"), answers("503")), (MOST, 60 - MOST), "{said}");
 }

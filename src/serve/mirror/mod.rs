@@ -20,7 +20,7 @@ use self::folder::State;
 use super::certificate::{CertificateError, https};
 use crate::auth::fresh::FreshError;
 use crate::catalog::FoundingError;
-use crate::config::{Config, ConfigError, Engine, Environment, Loaded};
+use crate::config::{Config, ConfigError, Engine, Environment, Events, Loaded};
 
 /// What the command line says. Only the first start takes all of it.
 #[derive(Debug)]
@@ -150,7 +150,9 @@ pub fn open(
         first_start::make(&folder, first, announce)?;
     }
     folder.check_secrets()?;
-    let loaded = Config::load(folder.path(), environment)?;
+    let mut loaded = Config::load(folder.path(), environment)?;
+    // Nobody else is to be told or to be waited for: no Redis, whatever this machine has.
+    loaded.config.events = Events::default();
     wanted.agrees_with(&loaded.config)?;
     if let Engine::Sqlite(database) = &loaded.config.database.engine
         && !database.exists()
