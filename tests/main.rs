@@ -8,6 +8,7 @@ mod bundle;
 mod database;
 mod events;
 mod faults;
+mod mirror;
 mod owner;
 mod passthrough;
 mod pulls;

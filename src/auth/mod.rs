@@ -9,6 +9,7 @@ mod basic;
 mod bearer;
 mod encrypted_password;
 mod encryption;
+pub mod fresh;
 mod grant;
 mod identity;
 mod instance_key;

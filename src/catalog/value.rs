@@ -65,7 +65,7 @@ impl<'a> From<Option<&'a str>> for Param<'a> {
 }
 
 /// Python's `str` of a datetime, which is how Quay's SQLite files hold them: they compare as text.
-fn python_time(time: &NaiveDateTime) -> String {
+pub(super) fn python_time(time: &NaiveDateTime) -> String {
     let text = time.format("%Y-%m-%d %H:%M:%S%.6f").to_string();
     text.strip_suffix(".000000").map_or(text.clone(), str::to_owned)
 }

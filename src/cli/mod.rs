@@ -3,6 +3,7 @@
 mod bundle;
 mod config;
 mod db;
+mod mirror;
 mod quay;
 mod serve;
 mod switch;
@@ -27,8 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a service.
-    #[command(subcommand)]
+    #[command(arg_required_else_help = true)]
     Serve(serve::Serve),
     /// Look at the configuration.
     #[command(subcommand)]

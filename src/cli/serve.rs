@@ -1,6 +1,7 @@
 //! `quay serve …`
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use quay_sidecar::config::Loaded;
@@ -8,16 +9,27 @@ use quay_sidecar::registry::Python;
 use quay_sidecar::serve::{self, Listen, Options, TcpListen};
 use quay_sidecar::telemetry::logs;
 
+use super::mirror::Mirror;
 use super::{ConfigDir, unusable};
 
+/// Run a service: `registryd` beside a Quay, or a registry of its own with `--mode mirror`.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Serve {
+    #[command(subcommand)]
+    service: Option<Service>,
+    #[command(flatten)]
+    mirror: Mirror,
+}
+
 #[derive(Subcommand)]
-pub enum Serve {
+enum Service {
     /// Serve /v2: pulls and their tokens. Stops on SIGTERM, after the requests in flight.
     Registryd(Registryd),
 }
 
 #[derive(Args)]
-pub struct Registryd {
+struct Registryd {
     #[command(flatten)]
     config: ConfigDir,
     /// IP:PORT or unix:/path; `,nginx` after it marks the one that nginx connects to, `,public` one
@@ -42,30 +54,23 @@ pub struct Registryd {
 
 impl Serve {
     pub fn run(self) -> ExitCode {
-        let Self::Registryd(arguments) = self;
-        let Loaded { config, report } = match arguments.config.load() {
-            Ok(loaded) => loaded,
-            Err(error) => return unusable(&error),
-        };
-        logs::start(config.logging.json, config.logging.debug);
-        for problem in &report.problems {
-            let (key, place, remedy) = (&problem.key, &problem.place, &problem.remedy);
-            tracing::warn!(key, place, remedy, "{}", problem.reason);
-        }
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-        let served = actix_web::rt::System::new().block_on(serve::run(config, arguments.options()));
-        match served {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!(%error, "cannot serve");
-                ExitCode::FAILURE
-            }
+        let began = Instant::now();
+        match self.service {
+            Some(Service::Registryd(arguments)) => arguments.run(began),
+            None => self.mirror.run(began),
         }
     }
 }
 
 impl Registryd {
-    fn options(self) -> Options {
+    fn run(self, began: Instant) -> ExitCode {
+        match self.config.load() {
+            Ok(loaded) => serve(loaded, self.options(began)),
+            Err(error) => unusable(&error),
+        }
+    }
+
+    fn options(self, began: Instant) -> Options {
         let mut listen = self.listen;
         listen.extend(self.port.map(Listen::local));
         if listen.is_empty() {
@@ -74,6 +79,26 @@ impl Registryd {
         for listen in &mut listen {
             listen.nginx |= self.behind_nginx && listen.address.is_local();
         }
-        Options { listen, admin: self.admin_listen.0, python: self.python }
+        let (admin, python) = (self.admin_listen.0, self.python);
+        Options { listen, admin, python, https: None, began }
+    }
+}
+
+/// Serves to the end.
+pub(super) fn serve(loaded: Loaded, options: Options) -> ExitCode {
+    let Loaded { config, report } = loaded;
+    logs::start(config.logging.json, config.logging.debug);
+    for problem in &report.problems {
+        let (key, place, remedy) = (&problem.key, &problem.place, &problem.remedy);
+        tracing::warn!(key, place, remedy, "{}", problem.reason);
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let served = actix_web::rt::System::new().block_on(serve::run(config, options));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "cannot serve");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as Service, HttpServer, web};
+use rustls::ServerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -28,7 +29,7 @@ use crate::push::Pushes;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
 use crate::telemetry::Metrics;
 
-/// How long a client may take to send the head of a request.
+/// How long a client may take to send the head of a request, and to agree on TLS before that.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an idle connection is kept.
@@ -60,6 +61,10 @@ pub struct Options {
     pub admin: SocketAddr,
     /// Where Python's registry is, for what we cannot answer ourselves.
     pub python: Option<Python>,
+    /// How TCP ports for clients speak HTTPS; in the clear without it.
+    pub https: Option<ServerConfig>,
+    /// When the process began.
+    pub began: Instant,
 }
 
 /// A service that could not start or did not end well.
@@ -96,10 +101,11 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     for nginx in [true, false] {
         let mine: Vec<_> = bound.extract_if(.., |(_, _, behind)| *behind == nginx).collect();
         if !mine.is_empty() {
-            servers.push(registry_server(&parts, nginx, mine)?);
+            servers.push(registry_server(&parts, nginx, mine, options.https.as_ref())?);
         }
     }
     println!("admin listening on {admin_address}");
+    println!("listening {} ms after the start", options.began.elapsed().as_millis());
 
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
     let admin_handle = admin.handle();
@@ -251,6 +257,7 @@ fn registry_server(
     parts: &Parts,
     behind_nginx: bool,
     sockets: Vec<(Bound, Address, bool)>,
+    https: Option<&ServerConfig>,
 ) -> Result<Server, ServeError> {
     let (catalog, shared, pool) = (parts.catalog.clone(), parts.shared.clone(), parts.pool_size());
     let sidecar = &parts.shared.config.sidecar;
@@ -281,17 +288,27 @@ fn registry_server(
     .max_connections(sidecar.max_connections.div_ceil(parts.workers))
     .backlog(BACKLOG)
     .client_request_timeout(HEAD_TIMEOUT)
+    .tls_handshake_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     // A small blob is two writes, head and body: the second must not wait for the client's word.
     .tcp_nodelay(true)
     .shutdown_timeout(sidecar.drain.as_secs())
     .disable_signals();
     for (socket, address, _) in sockets {
-        server = match socket {
-            Bound::Tcp(listener) => server.listen(listener)?,
-            Bound::Unix(listener) => server.listen_uds(listener)?,
+        server = match (socket, https) {
+            (Bound::Tcp(listener), Some(tls)) => {
+                println!("registryd listening on https://{}", listener.local_addr()?);
+                server.listen_rustls_0_23(listener, tls.clone())?
+            }
+            (Bound::Tcp(listener), None) => {
+                println!("registryd listening on {address}");
+                server.listen(listener)?
+            }
+            (Bound::Unix(listener), _) => {
+                println!("registryd listening on {address}");
+                server.listen_uds(listener)?
+            }
         };
-        println!("registryd listening on {address}");
     }
     Ok(server.run())
 }

@@ -14,6 +14,7 @@ pub struct Registryd {
     /// What it printed about where it listens.
     listening: String,
     admin: String,
+    printed: Output,
     log: Output,
     _at_exit: AtExit,
 }
@@ -71,12 +72,14 @@ impl Registryd {
                 command.args([option, default]);
             }
         }
-        let spawned = command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
+        command.args(args);
+        Registryd::try_run(command)
+    }
+
+    /// The same for a command that serves in whatever way.
+    pub fn try_run(mut command: Command) -> Result<Registryd, (ExitStatus, String)> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let spawned = command.spawn();
         let mut child = spawned.unwrap_or_else(|e| panic!("{}: {e}", program()));
         let _at_exit = AtExit::run(format!("kill -KILL {}", child.id()));
         let printed = Output::of(child.stdout.take().expect("piped"));
@@ -102,7 +105,9 @@ impl Registryd {
             },
         );
         match outcome {
-            Ok((listening, admin)) => Ok(Registryd { child, listening, admin, log, _at_exit }),
+            Ok((listening, admin)) => {
+                Ok(Registryd { child, listening, admin, printed, log, _at_exit })
+            }
             Err(status) => Err((status, log.finish())),
         }
     }
@@ -120,6 +125,11 @@ impl Registryd {
 
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base())
+    }
+
+    /// Everything it printed so far, which is not its log.
+    pub fn printed(&self) -> String {
+        self.printed.so_far()
     }
 
     /// Everything it logged so far.
@@ -191,7 +201,7 @@ impl Drop for Registryd {
 }
 
 /// The binary of this build; QUAY_BIN names another one, such as a release build.
-fn program() -> String {
+pub fn program() -> String {
     let built = option_env!("CARGO_BIN_EXE_quay").map(str::to_owned);
     std::env::var("QUAY_BIN").ok().or(built).expect("a test knows it, else QUAY_BIN names it")
 }
