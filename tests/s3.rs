@@ -2,6 +2,7 @@
 
 mod fault_proxy;
 mod faults;
+mod pushes;
 mod uploads;
 
 use std::net::TcpStream;

@@ -25,11 +25,12 @@ pub struct Mirror {
     /// The first start makes what is in the folder: database, storage, keys, certificate,
     /// configuration, and an administrator whose password is printed then and never again. Later
     /// starts change none of it.
-    #[arg(long)]
-    mode: Mode,
+    // Required, and yet optional: not of who serves something else.
+    #[arg(long, required = true)]
+    mode: Option<Mode>,
     /// The folder of the registry: a new or empty one at first.
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", required = true)]
+    data: Option<PathBuf>,
     /// IP:PORT; `,public` after it marks one that other machines may connect to. Repeatable.
     /// [default: 127.0.0.1:8443]
     #[arg(long, value_name = "ADDRESS")]
@@ -57,14 +58,16 @@ enum Mode {
 
 impl Mirror {
     pub fn run(self, began: Instant) -> ExitCode {
-        // There is but one mode.
-        let Mode::Mirror = self.mode;
+        let (Some(Mode::Mirror), Some(data)) = (self.mode, self.data) else {
+            eprintln!("quay: serve needs --mode mirror and --data DIR, or a service: see --help");
+            return ExitCode::from(EX_USAGE);
+        };
         let mut listen: Vec<SocketAddr> = self.listen.iter().map(|listen| listen.0).collect();
         if listen.is_empty() {
             listen.push((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into());
         }
         let wanted = Wanted {
-            data: self.data,
+            data,
             hostname: self.hostname,
             listen: listen[0],
             administrator: self.admin,
