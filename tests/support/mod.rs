@@ -9,6 +9,7 @@ pub mod images;
 pub mod keys;
 pub mod postgres;
 pub mod process;
+pub mod push_load;
 pub mod registry_fixture;
 pub mod registryd;
 mod rows;
