@@ -148,7 +148,7 @@ impl Case {
         let began = Instant::now();
         std::thread::scope(|scope| {
             for blobs in &work {
-                scope.spawn(|| {
+                scope.spawn(move || {
                     let mut client = Client::connect(server);
                     for (content, digest) in blobs {
                         client.push(content, digest, self.size, self.way);

@@ -107,7 +107,7 @@ mod tests {
 
     fn of(lines: &str) -> Reasons {
         let dir = tempfile::tempdir().unwrap();
-        let least = "SERVER_HOSTNAME: quay.example\nDB_URI: postgresql://q@db/quay\n\
+        let least = "TESTING: false\nSERVER_HOSTNAME: quay.example\nDB_URI: postgresql://q@db/quay\n\
                      DATABASE_SECRET_KEY: key\nDISTRIBUTED_STORAGE_PREFERENCE: [one]\n";
         std::fs::write(dir.path().join("config.yaml"), format!("{least}{lines}\n")).unwrap();
         of_config(Some(&Config::load(dir.path(), &HashMap::new()).unwrap().config))
