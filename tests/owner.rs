@@ -3,8 +3,10 @@
 
 mod canary;
 mod hook;
+mod pushes;
 mod watcher;
 
+use std::any::Any;
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -28,13 +30,18 @@ struct Booted {
     supervisor: Supervisor,
     supervisord: Child,
     _at_exit: AtExit,
-    _python: Backend,
+    _python: Box<dyn Any>,
 }
 
 impl Booted {
     fn new(variant: Variant) -> Booted {
         let quay = Quay::new(variant);
-        let world = World::new();
+        let python = Backend::start("python", &quay.python_socket());
+        Booted::around(quay, World::new(), Box::new(python))
+    }
+
+    /// With another stand-in for Python, which listens already.
+    fn around(quay: Quay, world: World, python: Box<dyn Any>) -> Booted {
         for file in ["config.yaml", "quay.pem", "quay.kid"] {
             fs::copy(world.conf.join(file), quay.conf("stack").join(file)).unwrap();
         }
@@ -43,8 +50,6 @@ impl Booted {
         let nginx = format!("nginx -c {}", quay.conf("nginx/nginx.conf").display());
         fs::write(quay.conf("supervisord.conf"), supervisord.replace("/bin/sleep 1002", &nginx))
             .unwrap();
-        let python = Backend::start("python", &quay.python_socket());
-
         let applied = command(&quay, &["bundle", "apply", "--hook"]);
         assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
         // Several of us run side by side here, and what they say is looked at.

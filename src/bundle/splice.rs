@@ -92,10 +92,11 @@ pub fn splice(quay: QuayNginx<'_>) -> Result<Spliced, SpliceError> {
             edits.replace(word.start..word.end(), format!("http://${REGISTRY_VARIABLE}"));
         }
     }
-    let optional: [(&str, Vec<Edit>); 3] = [
+    let optional: [(&str, Vec<Edit>); 4] = [
         ("proxy_set_header Host", keep_connections(&server, &passes)),
         ("if ($request_method = HEAD) { gzip off; }", stream_uncompressed(&server, &passes)),
         ("location = /502.html", broken_uploads(&server)),
+        ("location for manifests", large_manifests(&server, &passes)),
     ];
     for (anchor, found) in optional {
         if found.is_empty() {
@@ -159,6 +160,26 @@ fn broken_uploads(server: &[Directive<'_>]) -> Vec<Edit> {
     body.map(|body| Edit { at: body.start..body.start, text: " client_max_body_size 0;".into() })
         .into_iter()
         .collect()
+}
+
+/// nginx refuses a body of more than 1 MiB, but a registry should take manifests of 4 MiB (OCI
+/// distribution spec); whoever sends a little more hears from the registry what is wrong. Those of
+/// repositories with one part to their name, or more than two, come to `^/v2` (contract §6.2).
+fn large_manifests(server: &[Directive<'_>], passes: &[&Directive<'_>]) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for parent in passes.iter().filter_map(|pass| pass.parent) {
+        let Some(location) = server.get(parent) else { continue };
+        let pattern = location.args().last().copied().unwrap_or_default();
+        let limited = children(server, Some(parent)).any(|d| d.name() == "client_max_body_size");
+        if limited || !(pattern.contains("/manifests/") || pattern == "^/v2") {
+            continue;
+        }
+        if let Some(body) = &location.body {
+            let text = " client_max_body_size 5m;".to_owned();
+            edits.push(Edit { at: body.start..body.start, text });
+        }
+    }
+    edits
 }
 
 /// `… $upstream_response_time)' ' $quay_answered_by';`

@@ -1,4 +1,4 @@
-//! What pulling costs, beside Debian's docker-registry, nginx and OpenSSL in the same run, and what
+//! What pulling and pushing cost, beside Debian's docker-registry, nginx and OpenSSL in the same run, and what
 //! storms of pulls meet: `bench --quay PATH --out DIR`. scripts/bench builds and runs it.
 //!
 //! Everything runs on this machine, load generator and PostgreSQL included, so only ratios within a
@@ -34,6 +34,7 @@ mod load;
 mod peers;
 mod report;
 mod storm;
+mod uploads;
 mod workload;
 
 use std::path::PathBuf;
@@ -42,12 +43,13 @@ use std::time::Duration;
 use clap::Parser;
 use load::{Load, Target};
 use report::Report;
+use support::docker_registry::DockerRegistry;
 use support::stack::Stack;
 use support::{Folder, Registryd, free_port};
 use workload::Workload;
 
 #[derive(Parser)]
-#[command(name = "bench", about = "What pulling costs, beside others in the same run")]
+#[command(name = "bench", about = "What pulling and pushing cost, beside others in the same run")]
 struct Arguments {
     /// The program under test
     #[arg(long, value_name = "PATH")]
@@ -70,6 +72,10 @@ struct Arguments {
     /// Only the storms
     #[arg(long)]
     storms: bool,
+    /// Only pushes; with a text, those whose name contains it
+    #[arg(long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "",
+          conflicts_with_all = ["only", "storms"])]
+    pushes: Option<String>,
 }
 
 fn main() {
@@ -87,6 +93,10 @@ fn main() {
     stack.set("ROUTE_OWNER_CAP_V2_AUTH=rust");
     stack.switch("rust");
     let mut report = Report::new(arguments.connections, arguments.seconds, arguments.rounds);
+    if let Some(only) = &arguments.pushes {
+        pushes(&arguments, &stack, only, &mut report);
+        return report.write(&arguments.out);
+    }
     if !arguments.storms {
         let sqlite = peers::OnSqlite::start(&stack.fixture, &sqlite);
         steady(&arguments, &stack, files, &sqlite, &workload, &mut report);
@@ -95,8 +105,21 @@ fn main() {
         for storm in storm::all(&stack, &workload) {
             report.storm(storm);
         }
+        if !arguments.storms {
+            pushes(&arguments, &stack, "", &mut report);
+        }
     }
     report.write(&arguments.out);
+}
+
+/// Every kind of push, to a registryd of its own and to docker-registry.
+fn pushes(arguments: &Arguments, stack: &Stack, only: &str, report: &mut Report) {
+    let registryd = Registryd::start(&stack.fixture.conf, &[]);
+    let docker = DockerRegistry::start();
+    let peers = uploads::Peers { registryd: &registryd, fixture: &stack.fixture, docker };
+    for case in uploads::cases().iter().filter(|case| case.is(only)) {
+        report.pushed(case.measure(&peers, arguments.rounds));
+    }
 }
 
 /// Every kind of request, to everybody who can answer it, turn and turn about.

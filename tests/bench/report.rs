@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::load::Run;
 use crate::storm::Storm;
 use crate::support::{Cluster, Registryd};
+use crate::uploads::Measured;
 
 const COLUMNS: [&str; 5] = [
     "registryd",
@@ -26,6 +27,7 @@ pub struct Report {
     signatures: Option<f64>,
     registryd: Option<(f64, f64, f64, f64)>,
     storms: Vec<Storm>,
+    pushes: Vec<Measured>,
 }
 
 impl Report {
@@ -38,8 +40,8 @@ impl Report {
              median of {rounds} runs of {seconds} s",
             model.map_or("unknown", |(_, model)| model)
         );
-        let (rows, storms) = (Vec::new(), Vec::new());
-        Report { conditions, rows, signatures: None, registryd: None, storms }
+        let (rows, storms, pushes) = (Vec::new(), Vec::new(), Vec::new());
+        Report { conditions, rows, signatures: None, registryd: None, storms, pushes }
     }
 
     pub fn row(&mut self, name: &str, who: &'static str, mut runs: Vec<Run>) {
@@ -66,6 +68,10 @@ impl Report {
 
     pub fn storm(&mut self, storm: Storm) {
         self.storms.push(storm);
+    }
+
+    pub fn pushed(&mut self, measured: Measured) {
+        self.pushes.push(measured);
     }
 
     pub fn write(&self, folder: &Path) {
@@ -99,6 +105,9 @@ impl Report {
         if let Some(rate) = self.signatures {
             let _ = writeln!(text, "OpenSSL signs {rate:.0} times a second on one core.");
         }
+        if !self.pushes.is_empty() {
+            text += &self.pushes();
+        }
         if self.storms.is_empty() {
             return text;
         }
@@ -122,6 +131,31 @@ impl Report {
         }
         for wrong in self.storms.iter().flat_map(|storm| storm.wrong.iter().take(3)) {
             let _ = writeln!(text, "wrong: {wrong}");
+        }
+        text
+    }
+
+    /// Pushes; in brackets, how many times that is what docker-registry does.
+    fn pushes(&self) -> String {
+        let mut text = "\n| push | registryd MB/s | docker-registry | CPU s/GiB, registryd | \
+                        docker-registry | hash alone | peak MiB, registryd | docker-registry |\n\
+                        |---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        for pushed in &self.pushes {
+            let (ours, docker) = (&pushed.registryd, &pushed.docker_registry);
+            let _ = writeln!(
+                text,
+                "| {} | {:.1} ({:.2}x) | {:.1} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
+                pushed.case,
+                ours.mb_per_s,
+                ours.mb_per_s / docker.mb_per_s,
+                docker.mb_per_s,
+                ours.cpu_s_per_gib,
+                docker.cpu_s_per_gib,
+                pushed.hash_s_per_gib,
+                ours.peak_memory_mib,
+                docker.peak_memory_mib,
+            );
         }
         text
     }
@@ -184,6 +218,7 @@ impl Report {
                 "action_log_rows": rows, "action_log_commits": commits,
             })),
             "storms": self.storms,
+            "pushes": self.pushes,
         })
     }
 
@@ -204,6 +239,31 @@ impl Report {
                     196.0 + width,
                     y + 12.0,
                     run.rate
+                );
+                y += 18.0;
+            }
+            y += 10.0;
+        }
+        if !self.pushes.is_empty() {
+            let _ = writeln!(
+                bars,
+                "<text x=\"10\" y=\"{}\" font-weight=\"bold\">Pushes: MB a second</text>",
+                y + 14.0
+            );
+            y += 30.0;
+        }
+        for pushed in &self.pushes {
+            let _ = writeln!(bars, "<text x=\"10\" y=\"{}\">{}</text>", y + 12.0, pushed.case);
+            let rates = [pushed.registryd.mb_per_s, pushed.docker_registry.mb_per_s];
+            let most = rates[0].max(rates[1]);
+            for (column, rate) in [0, 2].into_iter().zip(rates) {
+                let (who, colour, width) = (COLUMNS[column], COLOURS[column], 360.0 * rate / most);
+                let _ = writeln!(
+                    bars,
+                    "<rect x=\"190\" y=\"{y}\" width=\"{width:.0}\" height=\"14\" fill=\"{colour}\"/>\
+                     <text x=\"{:.0}\" y=\"{}\">{rate:.1} {who}</text>",
+                    196.0 + width,
+                    y + 12.0,
                 );
                 y += 18.0;
             }

@@ -48,6 +48,7 @@ fn all_else_stays_byte_for_byte() {
         (" proxy_set_header Connection $quay_connection;", "", 6),
         ("if ($quay_owner = rust) { gzip off; } ", "", 2),
         (" client_max_body_size 0;", "", 1),
+        (" client_max_body_size 5m;", "", 2),
     ] {
         assert_eq!(back.matches(ours).count(), times, "{ours}");
         back = back.replace(ours, theirs);

@@ -91,6 +91,29 @@ fn with_workers_of_another_user() {
     every_request_has_the_owner_of_its_flag(Variant::default());
 }
 
+/// Manifests of 4 MiB, wherever Quay's locations send them, to whomever they belong.
+#[test]
+fn manifests_are_not_too_large_for_nginx() {
+    let quay = Quay::new(Variant::default());
+    quay.boot();
+    let _python = Backend::start("python", &quay.python_socket());
+    let _rust = Backend::start("rust", &quay.rust_socket());
+    let _nginx = Nginx::start(&quay);
+    for owner in ["python", "rust"] {
+        quay.flag("v2_push", owner == "rust");
+        for path in ["/v2/a/manifests/t", "/v2/a/b/manifests/t", "/v2/a/b/c/manifests/t"] {
+            let put = |length| {
+                let body = vec![b' '; length];
+                Client::new(quay.port).send("PUT", path, &[], Some(&body)).unwrap()
+            };
+            let answer = put(4 << 20);
+            assert_eq!((answer.status, answer.by()), (200, owner), "{path}");
+            assert!(answer.text().ends_with("body=4194304"), "{}", answer.text());
+            assert_eq!(put(6 << 20).status, 413, "{path}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_the_registry_says_nothing_of_it() {
     let quay = Quay::new(Variant::default());

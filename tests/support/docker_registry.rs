@@ -1,6 +1,7 @@
 //! Debian's docker-registry, which we are held beside. It checks no token and logs nothing.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::process::{AtExit, signal, wait};
@@ -10,7 +11,7 @@ use crate::bundle::http::Client;
 pub struct DockerRegistry {
     pub port: u16,
     child: Child,
-    _folder: Folder,
+    folder: Folder,
     _at_exit: AtExit,
 }
 
@@ -43,7 +44,16 @@ impl DockerRegistry {
             },
             || "docker-registry does not answer".to_owned(),
         );
-        DockerRegistry { port, child, _folder: folder, _at_exit }
+        DockerRegistry { port, child, folder, _at_exit }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its blobs are.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 }
 

@@ -18,15 +18,19 @@ mod support {
     pub mod keys;
     pub mod postgres;
     pub mod process;
+    pub mod push_load;
     pub mod registry_fixture;
+    pub mod registryd;
     mod rows;
     pub mod stack;
     pub use postgres::{Cluster, Database, free_port};
     pub use process::{Folder, eventually};
+    pub use registryd::Registryd;
 }
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,8 +38,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bundle::http::Client;
+use bundle::quay::Quay;
 use clap::Parser;
+use support::Registryd;
 use support::process::lock;
+use support::push_load::PushLoad;
+use support::registry_fixture::Fixture;
 use support::stack::{ACCEPT, Stack, TAG};
 
 #[derive(Parser)]
@@ -55,6 +63,9 @@ struct Arguments {
     /// 4 flips and one kill, told as a story
     #[arg(long)]
     quick: bool,
+    /// Flips of pushes instead of pulls, one after another; QUAY_BIN names the program again
+    #[arg(long, conflicts_with = "quick")]
+    pushes: bool,
 }
 
 /// An owner, from the time that it was written as a switch.
@@ -268,10 +279,44 @@ fn drill(stack: &Stack, load: &Load, minutes: f64, flips: u32) -> Vec<Turn> {
     turns
 }
 
+/// Who can go on with an upload: a second registryd on the same database and storage.
+fn second_registryd(quay: &Quay, fixture: &Fixture) -> Box<dyn Any> {
+    let socket = format!("unix:{}", quay.python_socket().display());
+    Box::new(Registryd::start(&fixture.conf, &["--listen", &socket]))
+}
+
+/// Pushes flip as pulls do, in a stack of their own, while blobs are pushed without a pause.
+fn pushes(binary: &Path, flips: u32) -> bool {
+    println!("\n{flips} flips of pushes, under 3 that push blobs in 24 pieces each");
+    let stack = Stack::boot_beside(second_registryd, binary.to_owned(), "", |_| ());
+    let load = PushLoad::start(stack.quay.port, &stack.fixture);
+    for flip in 0..flips {
+        let owner = if flip % 2 == 0 { "rust" } else { "python" };
+        stack.set(&format!("ROUTE_OWNER_CAP_V2_PUSH={owner}"));
+        load.wait_for_more(3);
+    }
+    let pushed = load.stop();
+    for error in pushed.failed.iter().take(5) {
+        println!("failed: {error}");
+    }
+    println!(
+        "{} blobs in {} requests, {} of them by both owners; {} failed",
+        pushed.blobs,
+        pushed.requests,
+        pushed.crossed,
+        pushed.failed.len()
+    );
+    pushed.failed.is_empty() && pushed.crossed > 0
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let stack =
-        Stack::boot(arguments.quay.canonicalize().expect("--quay is a program"), "", |_| ());
+    let binary = arguments.quay.canonicalize().expect("--quay is a program");
+    if arguments.pushes {
+        let good = pushes(&binary, arguments.flips);
+        return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let stack = Stack::boot(binary, "", |_| ());
     let load = Load::start(&stack, arguments.rate);
     let turns = if arguments.quick {
         story(&stack);

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod own_rows;
 pub mod postgres;
 pub mod process;
+pub mod push_load;
 pub mod registry_fixture;
 pub mod registryd;
 mod rows;

@@ -1,6 +1,7 @@
 //! A stand-in Quay that runs: PostgreSQL, a seeded registry, nginx and supervisord with the bundle in
 //! it, and a stand-in for Python.
 
+use std::any::Any;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -31,17 +32,35 @@ pub struct Stack {
     pub supervisor: Supervisor,
     supervisord: Child,
     _at_exit: AtExit,
-    _python: Backend,
+    _python: Box<dyn Any>,
     pub quay: Quay,
     pub fixture: Fixture,
     _seeded: Folder,
     pub cluster: Cluster,
 }
 
+/// Starts what stands in for Python, at the socket where nginx looks for it.
+pub type Python = fn(&Quay, &Fixture) -> Box<dyn Any>;
+
+/// One that says who it is.
+fn backend(quay: &Quay, _: &Fixture) -> Box<dyn Any> {
+    Box::new(Backend::start("python", &quay.python_socket()))
+}
+
 impl Stack {
     /// With python as the owner of everything. `more` adds to the database and the storage, `server`
     /// to nginx's configuration: what belongs into `http`, with `@STORAGE@` for the storage.
     pub fn boot(binary: PathBuf, server: &str, more: impl FnOnce(&Fixture)) -> Stack {
+        Stack::boot_beside(backend, binary, server, more)
+    }
+
+    /// The same with another stand-in for Python.
+    pub fn boot_beside(
+        python: Python,
+        binary: PathBuf,
+        server: &str,
+        more: impl FnOnce(&Fixture),
+    ) -> Stack {
         let cluster = Cluster::start();
         let seeded = Folder::new();
         let (storage, conf) = (seeded.path().join("storage"), seeded.path().join("conf"));
@@ -54,12 +73,23 @@ impl Stack {
             fixture = Some(seeded);
         });
         let fixture = fixture.expect("seeded").moved(&cluster.uri("drill"), &conf);
-        Stack::around(binary, server, fixture, seeded, cluster)
+        Stack::around_beside(python, binary, server, fixture, seeded, cluster)
     }
 
     /// The same around a registry that is there: `seeded` has its storage and configuration. Clients
     /// reach it under its SERVER_HOSTNAME, which is set here.
     pub fn around(
+        binary: PathBuf,
+        server: &str,
+        fixture: Fixture,
+        seeded: Folder,
+        cluster: Cluster,
+    ) -> Stack {
+        Stack::around_beside(backend, binary, server, fixture, seeded, cluster)
+    }
+
+    fn around_beside(
+        python: Python,
         binary: PathBuf,
         server: &str,
         mut fixture: Fixture,
@@ -82,7 +112,7 @@ impl Stack {
         };
         let nginx = format!("nginx -c {}", quay.conf("nginx/nginx.conf").display());
         edit("/bin/sleep 1002", &nginx);
-        let python = Backend::start("python", &quay.python_socket());
+        let python = python(&quay, &fixture);
         let applied = run(Command::new(&binary).args(["bundle", "apply", "--hook"]), &quay);
         assert!(said(&applied).starts_with("applied\n"), "{applied:?}");
         // A drill may run beside an installation.

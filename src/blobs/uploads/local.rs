@@ -2,7 +2,7 @@
 //! file under another name.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +23,9 @@ const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// Bytes read at a time when an upload is read again.
 const READ: usize = 1 << 20;
+
+/// Pieces that Linux takes in one call (`IOV_MAX`, writev(2)).
+const IOV_MAX: usize = 1024;
 
 /// The folder. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -203,12 +206,7 @@ impl LocalAppender {
             if truncate {
                 file.set_len(start)?;
             }
-            let mut at = start;
-            for chunk in &chunks {
-                file.write_all_at(chunk, at)?;
-                at += chunk.len() as u64;
-            }
-            Ok(at)
+            write_all_at(&file, &chunks, start)
         })
         .await?;
         Ok(())
@@ -225,6 +223,27 @@ impl LocalAppender {
         let (written, metadata) = (self.end - self.start, "{}".to_owned());
         Ok(Appended { written, metadata, stamp: Some(stamp.await?) })
     }
+}
+
+/// All pieces in as few calls as the system allows. Returns where they end.
+fn write_all_at(file: &File, pieces: &[Bytes], mut at: u64) -> io::Result<u64> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut left = slices.as_mut_slice();
+    // Empty pieces at the front would look like a full disk.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        let some = left.get(..left.len().min(IOV_MAX)).unwrap_or_default();
+        match rustix::io::pwritev(file, some, at) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(at)
 }
 
 impl FileStamp {
@@ -309,5 +328,25 @@ fn failure(path: &Path, error: &io::Error) -> UploadError {
             UploadError::Full(reason)
         }
         _ => UploadError::Unavailable(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_pieces_than_one_call_takes() {
+        let file = tempfile::tempfile().unwrap();
+        let pieces: Vec<Bytes> = (0..3000u32)
+            .map(|number| Bytes::from(number.to_le_bytes().repeat(number as usize % 5)))
+            .collect();
+        let end = write_all_at(&file, &pieces, 7).unwrap();
+        let all = pieces.concat();
+        assert_eq!(end, 7 + all.len() as u64);
+        let mut found = vec![0; all.len()];
+        file.read_exact_at(&mut found, 7).unwrap();
+        assert_eq!(found, all);
+        assert_eq!(write_all_at(&file, &[Bytes::new()], 9).unwrap(), 9);
     }
 }

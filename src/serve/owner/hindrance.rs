@@ -44,6 +44,9 @@ pub(super) fn of_config(config: Option<&Config>) -> Reasons {
     if !first.is_some_and(Uploads::are_built_for) {
         reasons.insert("V2_PUSH".to_owned(), "storage_driver".to_owned());
     }
+    if config.push.quotas {
+        reasons.insert("V2_PUSH".to_owned(), "quotas".to_owned());
+    }
     if config.testing {
         reasons.extend(ALL.map(|name| (name.to_owned(), "testing".to_owned())));
     }
@@ -94,4 +97,35 @@ pub(super) fn together(config: &Reasons, schema: Option<&Reasons>, health: Healt
     }
     all.0.extend(config.clone());
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn of(lines: &str) -> Reasons {
+        let dir = tempfile::tempdir().unwrap();
+        let least = "TESTING: false\nSERVER_HOSTNAME: quay.example\nDB_URI: postgresql://q@db/quay\n\
+                     DATABASE_SECRET_KEY: key\nDISTRIBUTED_STORAGE_PREFERENCE: [one]\n";
+        std::fs::write(dir.path().join("config.yaml"), format!("{least}{lines}\n")).unwrap();
+        of_config(Some(&Config::load(dir.path(), &HashMap::new()).unwrap().config))
+    }
+
+    /// What holds for every push is no reason to decline each.
+    #[test]
+    fn pushes_are_pythons_where_none_could_be_ours() {
+        let local = "DISTRIBUTED_STORAGE_CONFIG: {one: [LocalStorage, {storage_path: /data}]}";
+        let swift = "DISTRIBUTED_STORAGE_CONFIG: {one: [SwiftStorage, {}]}";
+        for (lines, reason) in [
+            (local.to_owned(), None),
+            (format!("{local}\nFEATURE_QUOTA_MANAGEMENT: true"), Some("quotas")),
+            (format!("{local}\nFEATURE_QUOTA_MANAGEMENT: true\nFEATURE_VERIFY_QUOTA: false"), None),
+            (format!("{local}\nLOGS_MODEL: elasticsearch"), Some("logs_model")),
+            (swift.to_owned(), Some("storage_driver")),
+        ] {
+            assert_eq!(of(&lines).get("V2_PUSH").map(String::as_str), reason, "{lines}");
+        }
+    }
 }
