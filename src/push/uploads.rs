@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::PushError;
 use super::alone::Alone;
 use super::body::Body;
+use super::manifests::Notices;
 use super::steps::step;
-use crate::blobs::{Appender, ResumableSha256, Stamp, Uncompressed, UploadError, Uploads};
+use crate::blobs::{Appender, ResumableSha256, Stamp, Storage, Uncompressed, UploadError, Uploads};
 use crate::catalog::{Progress, Session, Upload};
 use crate::config;
 use crate::events::BlobLocks;
@@ -26,6 +27,12 @@ pub struct Pushes(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     storage: config::Storage,
+    /// The same, to read from.
+    pub(super) blobs: Storage,
+    pub(super) rules: config::Push,
+    pub(super) notices: Notices,
+    pub(super) proxy_cache: bool,
+    pub(super) sparse_index: bool,
     /// `MAXIMUM_LAYER_SIZE`, in bytes.
     pub(super) largest: u64,
     /// How long a blob is kept before a manifest names it.
@@ -69,16 +76,17 @@ pub struct ContentRange {
 
 impl Pushes {
     /// Into the storage that `storage` prefers.
-    pub fn new(
-        storage: &config::Storage,
-        push: &config::Push,
-        locks: BlobLocks,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(config: &config::Config, locks: BlobLocks, metrics: Arc<Metrics>) -> Self {
+        let config::Config { storage, push, features, .. } = config;
         Self(Arc::new(Inner {
             locks,
             metrics,
             storage: storage.clone(),
+            blobs: Storage::new(storage),
+            rules: push.clone(),
+            notices: Notices::new(&push.notification_queue, &config.server),
+            proxy_cache: features.proxy_cache,
+            sparse_index: features.sparse_index,
             largest: push.maximum_layer_size,
             keep: push.temp_tag_expiration,
             alone: Alone::default(),

@@ -22,7 +22,7 @@ use crate::blobs::{Looks, Storage};
 use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::events::{BlobLocks, Events};
+use crate::events::{BlobLocks, Events, StaleCaches};
 use crate::oci::NameRules;
 use crate::push::Pushes;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
@@ -230,9 +230,9 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
         audit: Audit::new(config.audit.clone(), read_only, batcher),
         events,
         storage: Storage::new(&config.storage),
+        stale: StaleCaches::new(&config.model_cache, &metrics),
         pushes: Pushes::new(
-            &config.storage,
-            &config.push,
+            &config,
             BlobLocks::new(config.events.blob_locks.as_ref(), &metrics),
             metrics.clone(),
         ),

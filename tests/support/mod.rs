@@ -9,6 +9,7 @@ pub mod images;
 pub mod keys;
 pub mod postgres;
 pub mod process;
+pub mod pusher;
 pub mod registry_fixture;
 pub mod registryd;
 mod rows;
@@ -20,6 +21,7 @@ use std::sync::LazyLock;
 pub use database::{Database, on_sqlite};
 pub use postgres::{Cluster, free_port};
 pub use process::{Folder, eventually};
+pub use pusher::Pusher;
 pub use registry_fixture::{Fixture, Image, Login};
 pub use registryd::Registryd;
 

@@ -15,8 +15,16 @@ use super::status::Line;
 const FAMILY: &str = "registry-v2";
 
 /// Parts of capabilities that this binary serves. The rest resolves to Python.
-const SERVED: [&str; 7] =
-    ["V2_PULL", "V2_TAGS", "V2_CATALOG", "V2_REFERRERS", "V2_AUTH", "V2_BASE", "V2_PUSH"];
+const SERVED: [&str; 8] = [
+    "V2_PULL",
+    "V2_TAGS",
+    "V2_CATALOG",
+    "V2_REFERRERS",
+    "V2_AUTH",
+    "V2_BASE",
+    "V2_PUSH",
+    "V2_DELETE",
+];
 
 /// What this binary serves.
 pub fn declared() -> Declared {
