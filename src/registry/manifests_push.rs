@@ -177,7 +177,10 @@ async fn stored(
         let changed = |change| Changed { name, repository, performer, change };
         let (audit, client) = (&app.shared.audit, app.client(request));
         if pushed.by_policy {
-            audit.changed(&changed(TagChange::MadeImmutable { tag }), &client).await?;
+            // Nobody did that.
+            let change = TagChange::MadeImmutable { tag };
+            let made = Changed { performer: None, ..changed(change) };
+            audit.changed(&made, &client).await?;
         }
         let media_type = media_type.as_str();
         audit.changed(&changed(TagChange::Pushed { tag, media_type }), &client).await?;

@@ -70,6 +70,8 @@ async fn by_label() {
 async fn by_policy() {
     let mut world = world();
     world.configure("FEATURE_IMMUTABLE_TAGS_CAN_EXPIRE", json!(true));
+    // Older Quays do not have it.
+    world.database.sql("INSERT INTO logentrykind (name) VALUES ('tag_made_immutable_by_policy')");
     let registryd = world.registryd();
     let pusher = pusher(&registryd, &world);
     let repository = world.nested.repo_id;

@@ -49,11 +49,7 @@ async fn a_new_image_by_tag() {
             image.layers()[0].bytes.len()
         )
     );
-    assert_eq!(of("count(*)", "manifestblob").lines().count(), 1);
-    assert_eq!(
-        world.database.sql(&format!("SELECT count(*) FROM manifestblob WHERE manifest_id = {id}")),
-        "2"
-    );
+    assert_eq!(of("repository_id", "manifestblob").lines().count(), 2);
     assert_eq!(
         of(
             "index_status, error_json, indexer_hash, indexer_version, metadata_json, repository_id",
@@ -241,21 +237,22 @@ async fn statements_are_counted() {
     let statements = |registryd: &Registryd, route: &str| {
         registryd.metric(&format!("db_statements_total{{route=\"{route}\"}}"))
     };
+    // On SQLite the transaction is the lock.
+    let lock = if crate::support::on_sqlite() { 0.0 } else { 1.0 };
     for (what, manifest, expected) in [
         // Repository and performer; blobs; a free moment, manifest, blobs, two counts, scanner,
         // labels and their links; what it obeys, the old tag, the new one; whom to notify.
-        ("a new image", &two, 14.0),
+        ("a new image", &two, 14.0 + lock),
         // The same without what is there, but with what keeps it; and the old tag ends.
-        ("the same again", &two, 10.0),
+        ("the same again", &two, 10.0 + lock),
     ] {
         let before = statements(&registryd, "manifest_by_tag");
         assert_eq!(pusher.put("two", manifest).await.status(), StatusCode::CREATED);
         let found = statements(&registryd, "manifest_by_tag") - before;
-        // The lock is not among them: it is no statement of the route's.
         assert_eq!(found, expected, "{what}");
     }
     let before = statements(&registryd, "manifest_by_tag");
     assert_eq!(pusher.delete("two").await.status(), StatusCode::ACCEPTED);
     // Repository and performer; a free moment, the tag; its notifications, its end, cosign's.
-    assert_eq!(statements(&registryd, "manifest_by_tag") - before, 6.0);
+    assert_eq!(statements(&registryd, "manifest_by_tag") - before, 6.0 + lock);
 }

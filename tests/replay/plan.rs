@@ -48,12 +48,31 @@ pub fn decline(exchange: &Exchange) -> Option<&'static str> {
             let logged = exchange.settings().is_some_and(|s| s.contains("AUDIT_PUSH_FAILURES"));
             (logged && response.status == 401).then_some("audit_push_failures (V2_PUSH)")
         }
-        _ if !reads => Some("not_built (V2_PUSH)"),
+        // The first protocol's manifests.
+        _ if request.method == "PUT" && is_schema1(exchange) && response.status != 401 => {
+            Some("schema1 (V2_PUSH)")
+        }
+        _ if !reads && response.status == 401 => {
+            let logged = |key| exchange.settings().is_some_and(|s| s.contains(key));
+            match request.method.as_str() {
+                "PUT" if logged("AUDIT_PUSH_FAILURES") => Some("audit_push_failures (V2_PUSH)"),
+                "DELETE" if logged("AUDIT_DELETE_FAILURES") => {
+                    Some("audit_delete_failures (V2_PUSH)")
+                }
+                _ => None,
+            }
+        }
         _ if response.header("Content-Type") == Some(schema1) => {
             Some("manifest_conversion (V2_PULL)")
         }
         _ => None,
     }
+}
+
+/// Schema 1 is what no `Content-Type` stands for.
+fn is_schema1(exchange: &Exchange) -> bool {
+    let content_type = exchange.request.headers.get("Content-Type");
+    content_type.is_none_or(|value| value == "application/json" || value.contains("manifest.v1+"))
 }
 
 /// Scopes for which Quay makes a repository or an organization, or tries to.
