@@ -100,11 +100,7 @@ impl Transaction<'_> {
         }
         let rows = serde_json::json!(rows).to_string();
         self.query(INSERT, &[(&rows).into()]).await?;
-        let params = [
-            repository_id.into(),
-            manifest_id.into(),
-            super::value::Param::Texts(&uuids),
-        ];
+        let params = [repository_id.into(), manifest_id.into(), super::value::Param::Texts(&uuids)];
         self.query(LINK, &params).await.map(drop)
     }
 

@@ -15,6 +15,7 @@ mod keys;
 mod labels;
 mod live;
 mod manifests;
+mod new_repositories;
 mod performer;
 mod postgres;
 mod pulls;

@@ -68,9 +68,8 @@ impl Transaction<'_> {
         let mut items = Vec::new();
         for row in &rows {
             let uuid: &str = row.get(0)?;
-            let body = format!(
-                "{{\"namespace_user_id\": {namespace_id}, \"storage_id\": \"{uuid}\"}}"
-            );
+            let body =
+                format!("{{\"namespace_user_id\": {namespace_id}, \"storage_id\": \"{uuid}\"}}");
             items.push((format!("{queue}/{uuid}/"), body));
         }
         self.enqueue(&items).await
@@ -81,10 +80,8 @@ impl Transaction<'_> {
         if items.is_empty() {
             return Ok(());
         }
-        let rows: Vec<_> = items
-            .iter()
-            .map(|(queue, body)| (queue, body, Uuid::new_v4().to_string()))
-            .collect();
+        let rows: Vec<_> =
+            items.iter().map(|(queue, body)| (queue, body, Uuid::new_v4().to_string())).collect();
         let rows = serde_json::json!(rows).to_string();
         let params = [(&rows).into(), Utc::now().naive_utc().into()];
         self.query(INSERT, &params).await.map(drop)

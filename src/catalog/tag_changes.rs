@@ -244,7 +244,8 @@ impl Transaction<'_> {
         let immutable = by_policy || (rules.immutable_tags && target.immutable);
         let mortal = !immutable || rules.immutable_tags_can_expire;
         let lives_ms = target.lives.filter(|_| mortal).map(|lives| lives.as_millis());
-        let end_ms = lives_ms.map(|ms| now_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)));
+        let end_ms =
+            lives_ms.map(|ms| now_ms.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)));
         let params = [
             tag.into(),
             repository.id.into(),

@@ -98,10 +98,7 @@ async fn put(
 }
 
 /// Who may push, and a type that is ours to read. Quay judges the type first.
-async fn check_put(
-    app: &App,
-    request: &HttpRequest,
-) -> Result<(Access, ManifestType), ApiError> {
+async fn check_put(app: &App, request: &HttpRequest) -> Result<(Access, ManifestType), ApiError> {
     let (_, capability, name) = Access::name(app, request)?;
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.map(|value| value.to_str().unwrap_or("?"));

@@ -5,7 +5,9 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard};
 
 use super::error::{ApiError, HTML};
-use super::{App, base, blobs, catalog, manifests, manifests_push, referrers, tags, token, uploads};
+use super::{
+    App, base, blobs, catalog, manifests, manifests_push, referrers, tags, token, uploads,
+};
 
 /// A route: what Quay's clients see of it and what metrics call it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

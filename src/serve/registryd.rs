@@ -224,7 +224,7 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
     let shared = Shared {
         verifier,
         logins,
-        authorizer: Authorizer::new(auth, config.features.proxy_cache),
+        authorizer: Authorizer::new(auth, config.features.proxy_cache, read_only),
         page_tokens,
         instance_key: InstanceKey::new(&config.keys.kid_path, &config.keys.key_path),
         audit: Audit::new(config.audit.clone(), read_only, batcher),

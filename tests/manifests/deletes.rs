@@ -119,10 +119,7 @@ async fn children() {
     }
 }
 
-fn pusher_of<'a>(
-    registryd: &'a Registryd,
-    world: &World,
-) -> crate::support::pusher::Pusher<'a> {
+fn pusher_of<'a>(registryd: &'a Registryd, world: &World) -> crate::support::pusher::Pusher<'a> {
     pusher(registryd, world)
 }
 

@@ -98,9 +98,9 @@ async fn by_policy() {
         r#"|{"tag": "v1", "repo": "nested/deep/repo", "namespace": "demo", "immutable": true}"#
     );
     // A pattern that only Python understands is Python's.
-    world.database.sql(
-        "UPDATE repositoryimmutabilitypolicy SET policy = '{\"tag_pattern\": \"(?!x)v.*\"}'",
-    );
+    world
+        .database
+        .sql("UPDATE repositoryimmutabilitypolicy SET policy = '{\"tag_pattern\": \"(?!x)v.*\"}'");
     let (status, code, message) = refusal(pusher.put("dev", &image).await).await;
     assert_eq!((status, code.as_str()), (405, "UNSUPPORTED"));
     assert!(message.contains("immutability_policy"), "{message}");

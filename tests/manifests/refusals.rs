@@ -25,7 +25,8 @@ async fn no_manifests() {
     let registryd = world.registryd();
     let pusher = pusher(&registryd, &world);
     let before = counts(&world);
-    let layer = json!({"mediaType": "a/b", "digest": format!("sha256:{}", "0".repeat(64)), "size": 1});
+    let layer =
+        json!({"mediaType": "a/b", "digest": format!("sha256:{}", "0".repeat(64)), "size": 1});
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for (body, begins) in [
         (String::new(), "failed to parse manifest: malformed manifest data: "),
@@ -42,7 +43,9 @@ async fn no_manifests() {
             "failed to parse manifest: manifest data does not match schema: ",
         ),
         (
-            format!("{{\"schemaVersion\": 2, \"config\": {layer}, \"layers\": [], \"layers\": []}}"),
+            format!(
+                "{{\"schemaVersion\": 2, \"config\": {layer}, \"layers\": [], \"layers\": []}}"
+            ),
             "failed to parse manifest: m",
         ),
         (json!({"schemaVersion": 2, "config": layer, "layers": []}).to_string(), "Unknown blob `"),
@@ -162,7 +165,8 @@ async fn namespaces_with_rules_of_their_own() {
         world.configure(key, value);
         let registryd = world.registryd();
         let pusher = pusher(&registryd, &world);
-        for (manifest, expected) in [(&world.public.manifest, oci), (&world.docker.manifest, docker)]
+        for (manifest, expected) in
+            [(&world.public.manifest, oci), (&world.docker.manifest, docker)]
         {
             pusher.prepare(manifest).await;
             let status = pusher.put("t", manifest).await.status().as_u16();
@@ -200,7 +204,8 @@ async fn only_who_may_write() {
     pusher(&registryd, &world).push("t", &image).await;
     let before = counts(&world);
     for (who, actions) in [(None, &["pull"][..]), (Some(&world.ada), &["pull"]), (None, &[])] {
-        let pusher = Pusher { token: world.token(who, REPO, actions), ..pusher(&registryd, &world) };
+        let pusher =
+            Pusher { token: world.token(who, REPO, actions), ..pusher(&registryd, &world) };
         for reference in ["t", &image.digest] {
             for method in [Method::PUT, Method::DELETE] {
                 let path = format!("manifests/{reference}");

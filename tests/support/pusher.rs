@@ -56,7 +56,12 @@ impl<'a> Pusher<'a> {
         self.send(Method::PATCH, &format!("blobs/uploads/{uuid}"), &headers, body).await
     }
 
-    pub async fn finish(&self, uuid: &str, digest: &str, body: impl Into<reqwest::Body>) -> Response {
+    pub async fn finish(
+        &self,
+        uuid: &str,
+        digest: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Response {
         let path = format!("blobs/uploads/{uuid}?digest={digest}");
         self.send(Method::PUT, &path, &[], body).await
     }
