@@ -3,94 +3,14 @@
 mod gates;
 mod ranges;
 
-use reqwest::{Method, Response, StatusCode};
-use serde_json::Value;
+use reqwest::{Method, StatusCode};
 
 use crate::support::images::digest_of;
-use crate::support::{HOSTNAME, Login, Registryd, World, http};
+use crate::support::pusher::{Pusher, header, refusal};
+use crate::support::{HOSTNAME, World};
 
-/// A repository of the fixture that may be written to.
+/// The repository that is pushed to.
 const REPO: &str = "demo/private";
-
-/// Somebody who may push to one repository.
-pub struct Pusher<'a> {
-    registryd: &'a Registryd,
-    token: String,
-    repo: String,
-}
-
-impl<'a> Pusher<'a> {
-    pub fn new(registryd: &'a Registryd, world: &World) -> Self {
-        Self::of(registryd, world, &world.ada, REPO)
-    }
-
-    pub fn of(registryd: &'a Registryd, world: &World, who: &Login, repo: &str) -> Self {
-        let token = world.token(Some(who), repo, &["pull", "push"]);
-        Self { registryd, token, repo: repo.to_owned() }
-    }
-
-    pub async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<reqwest::Body>,
-    ) -> Response {
-        let url = self.registryd.url(&format!("/v2/{}/{path}", self.repo));
-        let mut request = http().request(method, url).bearer_auth(&self.token).body(body);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.send().await.unwrap()
-    }
-
-    /// Begins an upload and returns its uuid.
-    pub async fn start(&self) -> String {
-        let answer = self.send(Method::POST, "blobs/uploads/", &[], "").await;
-        assert_eq!(answer.status(), StatusCode::ACCEPTED);
-        header(&answer, "docker-upload-uuid").to_owned()
-    }
-
-    pub async fn patch(&self, uuid: &str, body: impl Into<reqwest::Body>) -> Response {
-        self.send(Method::PATCH, &format!("blobs/uploads/{uuid}"), &[], body).await
-    }
-
-    pub async fn patch_range(&self, uuid: &str, range: &str, body: &'static [u8]) -> Response {
-        let headers = [("Content-Range", range)];
-        self.send(Method::PATCH, &format!("blobs/uploads/{uuid}"), &headers, body).await
-    }
-
-    pub async fn put(&self, uuid: &str, digest: &str, body: impl Into<reqwest::Body>) -> Response {
-        let path = format!("blobs/uploads/{uuid}?digest={digest}");
-        self.send(Method::PUT, &path, &[], body).await
-    }
-
-    pub async fn status(&self, uuid: &str) -> Response {
-        self.send(Method::GET, &format!("blobs/uploads/{uuid}"), &[], "").await
-    }
-
-    /// The blob as it is pulled; its status where there is none.
-    pub async fn pull(&self, digest: &str) -> Result<Vec<u8>, StatusCode> {
-        let answer = self.send(Method::GET, &format!("blobs/{digest}"), &[], "").await;
-        match answer.status() {
-            StatusCode::OK => Ok(answer.bytes().await.unwrap().to_vec()),
-            status => Err(status),
-        }
-    }
-}
-
-pub fn header<'r>(response: &'r Response, name: &str) -> &'r str {
-    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
-}
-
-/// Status, code and message of an error.
-pub async fn refusal(response: Response) -> (u16, String, String) {
-    let status = response.status().as_u16();
-    let body: Value = response.json().await.unwrap();
-    let error = &body["errors"][0];
-    let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-    (status, text("code"), text("message"))
-}
 
 /// Uploads in the middle: rows, and what lies in the storage for them.
 pub fn leftovers(world: &World) -> (String, usize) {
@@ -134,7 +54,7 @@ async fn in_chunks() {
     );
     assert_eq!(pusher.pull(&digest).await, Err(StatusCode::NOT_FOUND));
 
-    let answer = pusher.put(&uuid, &digest, "").await;
+    let answer = pusher.finish(&uuid, &digest, "").await;
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert_eq!(header(&answer, "docker-content-digest"), digest);
     let location = format!("http://{HOSTNAME}/v2/{REPO}/blobs/{digest}");
@@ -153,7 +73,7 @@ async fn in_chunks() {
         format!("300000||t|t|default|{}", world.private.repo_id)
     );
     // It is another's by now.
-    let (status, code, _) = refusal(pusher.put(&uuid, &digest, "").await).await;
+    let (status, code, _) = refusal(pusher.finish(&uuid, &digest, "").await).await;
     assert_eq!((status, code.as_str()), (404, "BLOB_UPLOAD_UNKNOWN"));
 }
 
@@ -169,7 +89,7 @@ async fn in_one_request() {
                 let path = format!("blobs/uploads/?digest={digest}");
                 pusher.send(Method::POST, &path, &[], body).await
             }
-            false => pusher.put(&pusher.start().await, &digest, body).await,
+            false => pusher.finish(&pusher.start().await, &digest, body).await,
         };
         assert_eq!(answer.status(), StatusCode::CREATED, "{body} {by_post}");
         assert_eq!(header(&answer, "docker-content-digest"), digest);
@@ -192,7 +112,7 @@ async fn the_wrong_digest_ends_an_upload() {
     for wrong in [digest_of(b"other").as_str(), "garbage", &sha512, ""] {
         let uuid = pusher.start().await;
         pusher.patch(&uuid, "bytes").await;
-        let (status, code, _) = refusal(pusher.put(&uuid, wrong, "").await).await;
+        let (status, code, _) = refusal(pusher.finish(&uuid, wrong, "").await).await;
         assert_eq!((status, code.as_str()), (400, "BLOB_UPLOAD_INVALID"), "{wrong}");
         assert_eq!(pusher.status(&uuid).await.status(), StatusCode::NOT_FOUND, "{wrong}");
         let path = format!("blobs/uploads/?digest={wrong}");
@@ -228,7 +148,7 @@ async fn statements_are_counted() {
     pusher.patch(&uuid, "bytes").await;
     assert_eq!(statements() - before, 2.0, "PATCH: the row, and the row again");
     let before = statements();
-    assert_eq!(pusher.put(&uuid, &digest_of(b"bytes"), "").await.status(), StatusCode::CREATED);
+    assert_eq!(pusher.finish(&uuid, &digest_of(b"bytes"), "").await.status(), StatusCode::CREATED);
     assert_eq!(
         statements() - before,
         6.0,
@@ -252,14 +172,14 @@ async fn the_uncompressed_size_is_noted() {
         ))
     };
     let whole = digest_of(&other);
-    pusher.put(&pusher.start().await, &whole, other.clone()).await;
+    pusher.finish(&pusher.start().await, &whole, other.clone()).await;
     assert_eq!(size(&whole), length.to_string());
     other.push(b'!');
     let halves = digest_of(&other);
     let uuid = pusher.start().await;
     pusher.patch(&uuid, other[..100].to_vec()).await;
     pusher.patch(&uuid, other[100..].to_vec()).await;
-    assert_eq!(pusher.put(&uuid, &halves, "").await.status(), StatusCode::CREATED);
+    assert_eq!(pusher.finish(&uuid, &halves, "").await.status(), StatusCode::CREATED);
     assert_eq!(size(&halves), "");
 }
 
@@ -287,7 +207,7 @@ async fn an_upload_belongs_to_its_repository() {
         assert_eq!((status, code.as_str()), (404, "BLOB_UPLOAD_UNKNOWN"), "{method}");
         assert_eq!(world.database.sql("SELECT * FROM blobupload"), before, "{method}");
     }
-    assert_eq!(owner.put(&uuid, &digest, "").await.status(), StatusCode::CREATED);
+    assert_eq!(owner.finish(&uuid, &digest, "").await.status(), StatusCode::CREATED);
     assert_eq!(other.pull(&digest).await, Err(StatusCode::NOT_FOUND));
 }
 

@@ -58,6 +58,43 @@ pub struct Pull<'a> {
     pub media_type: &'a str,
 }
 
+/// Something that was changed in a repository.
+#[derive(Debug)]
+pub struct Changed<'a> {
+    /// The repository as it was addressed.
+    pub name: &'a RepoName,
+    /// Its row.
+    pub repository: &'a Repository,
+    /// Who did it, where known.
+    pub performer: Option<&'a Performer>,
+    /// What was done.
+    pub change: TagChange<'a>,
+}
+
+/// What was done to a tag.
+#[derive(Clone, Copy, Debug)]
+pub enum TagChange<'a> {
+    /// It points to a manifest of this media type.
+    Pushed {
+        /// Its name.
+        tag: &'a str,
+        /// The type of what was pushed.
+        media_type: &'a str,
+    },
+    /// It is gone.
+    Deleted {
+        /// Its name.
+        tag: &'a str,
+        /// By what it was deleted, a digest or its name: Quay calls either a digest.
+        by: &'a str,
+    },
+    /// It may not be moved from now on, as a policy has it.
+    MadeImmutable {
+        /// Its name.
+        tag: &'a str,
+    },
+}
+
 /// Writes the action log.
 #[derive(Clone)]
 pub struct Audit {
@@ -117,6 +154,24 @@ impl Audit {
             datetime: Local::now().naive_local(),
             ip: client.ip.clone(),
             metadata_json: pull_metadata(pull, client),
+        };
+        self.write(row).await
+    }
+
+    /// Logs a change; returns when the row is durable.
+    pub async fn changed(&self, changed: &Changed<'_>, client: &Client) -> Result<(), AuditError> {
+        if self.rules.disabled_namespaces.contains(&changed.name.namespace) {
+            return Ok(());
+        }
+        let (kind, metadata_json) = changed_metadata(changed, client);
+        let row = LogRow {
+            kind,
+            account_id: changed.repository.namespace_id,
+            performer_id: changed.performer.and_then(|performer| performer.id),
+            repository_id: Some(changed.repository.id),
+            datetime: Local::now().naive_local(),
+            ip: client.ip.clone(),
+            metadata_json,
         };
         self.write(row).await
     }
@@ -228,35 +283,82 @@ impl Audit {
         self.write(row).await
     }
 
-    /// Both kinds of row may be lost where the operator chose so.
+    /// A row may be lost where the operator chose so: one of a change, less often than others.
     async fn write(&self, row: LogRow) -> Result<(), AuditError> {
         if self.read_only {
             return Ok(());
         }
         let kind = row.kind;
         match self.batcher.write(row).await {
-            Err(error) if self.tolerant() => {
-                tracing::error!(%error, kind, "action log row lost, as ALLOW_PULLS_WITHOUT_STRICT_LOGGING permits");
+            Err(error) if self.tolerant(kind) => {
+                tracing::error!(%error, kind, "action log row lost, as the configuration permits");
                 Ok(())
             }
             result => result,
         }
     }
 
-    fn tolerant(&self) -> bool {
-        self.rules.allow_pulls_without_strict_logging || self.rules.allow_without_strict_logging
+    fn tolerant(&self, kind: &str) -> bool {
+        let change = ["push_repo", "delete_tag"].contains(&kind);
+        self.rules.allow_without_strict_logging
+            || (self.rules.allow_pulls_without_strict_logging && !change)
+            // Quay goes on without this one, always.
+            || kind == MADE_IMMUTABLE
     }
 }
 
+const MADE_IMMUTABLE: &str = "tag_made_immutable_by_policy";
+
 /// Quay's keys in Quay's order. `resolved_ip` needs data files of Quay's that we do not read.
 fn pull_metadata(pull: &Pull<'_>, client: &Client) -> String {
+    described(pull.name, pull.performer, client, |metadata| {
+        pull.reference.describe(metadata);
+        metadata.text("mediaType", pull.media_type);
+    })
+}
+
+/// The kind of a row, and what it says.
+fn changed_metadata(changed: &Changed<'_>, client: &Client) -> (&'static str, String) {
+    let Changed { name, performer, .. } = *changed;
+    match changed.change {
+        TagChange::Pushed { tag, media_type } => {
+            let metadata = described(name, performer, client, |metadata| {
+                metadata.text("tag", tag);
+                metadata.text("mediaType", media_type);
+            });
+            ("push_repo", metadata)
+        }
+        TagChange::Deleted { tag, by } => {
+            let metadata = described(name, performer, client, |metadata| {
+                metadata.text("tag", tag);
+                metadata.text("digest", by);
+            });
+            ("delete_tag", metadata)
+        }
+        TagChange::MadeImmutable { tag } => {
+            let mut metadata = Metadata::default();
+            metadata.text("tag", tag);
+            metadata.text("repo", &name.repository);
+            metadata.text("namespace", &name.namespace);
+            metadata.literal("immutable", "true");
+            (MADE_IMMUTABLE, metadata.into_json())
+        }
+    }
+}
+
+/// What all rows about a repository say, around what is said of one kind.
+fn described(
+    name: &RepoName,
+    performer: Option<&Performer>,
+    client: &Client,
+    describe: impl FnOnce(&mut Metadata),
+) -> String {
     let mut metadata = Metadata::default();
-    metadata.text("repo", &pull.name.repository);
-    metadata.text("namespace", &pull.name.namespace);
+    metadata.text("repo", &name.repository);
+    metadata.text("namespace", &name.namespace);
     metadata.text("user-agent", &client.user_agent);
-    pull.reference.describe(&mut metadata);
-    metadata.text("mediaType", pull.media_type);
-    let Some(performer) = pull.performer else { return metadata.into_json() };
+    describe(&mut metadata);
+    let Some(performer) = performer else { return metadata.into_json() };
     match &performer.detail {
         PerformerDetail::User | PerformerDetail::Robot => {}
         PerformerDetail::AccessToken(Some(name)) => metadata.text("token", name),

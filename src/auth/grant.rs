@@ -35,6 +35,9 @@ pub enum GrantError {
     /// The repository holds no images.
     #[error("This repository is for managing {0} and not container images.")]
     NotImages(String),
+    /// A repository was to be made, and the registry takes no writes.
+    #[error("the registry is read-only")]
+    ReadOnly,
     /// Python has to decide.
     #[error("scope of a kind that is not built: {}", .0.0)]
     Declined(Declined),
@@ -48,6 +51,7 @@ pub enum GrantError {
 pub struct Authorizer {
     config: Arc<config::Auth>,
     proxy_cache: bool,
+    read_only: bool,
 }
 
 /// What the caller may do with the repository of a scope, and beside it.
@@ -59,41 +63,40 @@ struct Rights {
 }
 
 impl Authorizer {
-    /// `proxy_cache` is `FEATURE_PROXY_CACHE`.
-    pub fn new(config: Arc<config::Auth>, proxy_cache: bool) -> Self {
-        Self { config, proxy_cache }
+    /// `proxy_cache` is `FEATURE_PROXY_CACHE`, `read_only` is `REGISTRY_STATE: readonly`.
+    pub fn new(config: Arc<config::Auth>, proxy_cache: bool, read_only: bool) -> Self {
+        Self { config, proxy_cache, read_only }
     }
 
-    /// Decides one scope. What would make a repository or an organization is Python's to do;
-    /// nothing has been written by then.
+    /// Decides one scope. Who may make a repository and wants to push to it gets it made, here and
+    /// now, as in Quay; what would make an organization is Python's to do.
     pub async fn grant(
         &self,
         db: Session<'_>,
         scope: &ScopeRequest,
         identity: Option<&Identity>,
     ) -> Result<Grant, GrantError> {
-        let authority = db.authority(&scope.repository, identity.and_then(Identity::id)).await?;
-        let Some(authority) = authority else {
+        let Some(mut authority) = self.authority(db, scope, identity).await? else {
             self.check_new_namespace(scope, identity)?;
             return Ok(Grant::of(scope, Vec::new()));
         };
-        if !authority.namespace_enabled {
-            return Err(GrantError::NamespaceDisabled(scope.repository.namespace.clone()));
+        let mut rights = self.rights(&authority, identity);
+        if authority.repository.is_none()
+            && scope.push
+            && rights.creates
+            && self.create(db, scope, identity).await?
+        {
+            let Some(now) = self.authority(db, scope, identity).await? else {
+                return Ok(Grant::of(scope, Vec::new()));
+            };
+            (rights, authority) = (self.rights(&now, identity), now);
         }
-        self.check_built(&authority)?;
-        let rights = self.rights(&authority, identity);
         let mut actions = Vec::new();
-        match (&authority.repository, identity) {
-            (Some(repository), Some(identity)) => {
-                let writes = scope.push && rights.role >= Role::Write;
-                if writes && self.may_push(db, repository, identity).await? {
-                    actions.push("push");
-                }
+        if let Some((repository, identity)) = authority.repository.as_ref().zip(identity) {
+            let writes = scope.push && rights.role >= Role::Write;
+            if writes && self.may_push(db, repository, identity).await? {
+                actions.push("push");
             }
-            (None, Some(identity)) if scope.push && rights.creates => {
-                self.check_new_repository(scope, identity)?;
-            }
-            _ => {}
         }
         if scope.pull && may_pull(&authority, &rights)? {
             actions.push("pull");
@@ -102,6 +105,22 @@ impl Authorizer {
             actions.push("*");
         }
         Ok(Grant::of(scope, actions))
+    }
+
+    /// What is known of a scope's namespace, which takes requests here; `None` without one.
+    async fn authority(
+        &self,
+        db: Session<'_>,
+        scope: &ScopeRequest,
+        identity: Option<&Identity>,
+    ) -> Result<Option<Authority>, GrantError> {
+        let authority = db.authority(&scope.repository, identity.and_then(Identity::id)).await?;
+        let Some(authority) = authority else { return Ok(None) };
+        if !authority.namespace_enabled {
+            return Err(GrantError::NamespaceDisabled(scope.repository.namespace.clone()));
+        }
+        self.check_built(&authority)?;
+        Ok(Some(authority))
     }
 
     fn check_built(&self, authority: &Authority) -> Result<(), GrantError> {
@@ -126,17 +145,29 @@ impl Authorizer {
         if makes { Err(GrantError::Declined(Declined("push_creates"))) } else { Ok(()) }
     }
 
-    /// Restricted users make nothing in their own namespace; an access token makes nothing at all.
-    fn check_new_repository(
+    /// Makes the repository of a scope; returns whether there is one now. Restricted users make
+    /// nothing in their own namespace; an access token makes nothing at all.
+    async fn create(
         &self,
+        db: Session<'_>,
         scope: &ScopeRequest,
-        identity: &Identity,
-    ) -> Result<(), GrantError> {
-        let Some(username) = identity.username() else { return Ok(()) };
+        identity: Option<&Identity>,
+    ) -> Result<bool, GrantError> {
+        let creator = identity.and_then(|identity| identity.id().zip(identity.username()));
+        let Some((id, username)) = creator else { return Ok(false) };
         if username == scope.repository.namespace && self.is_restricted(username) {
-            return Ok(());
+            return Ok(false);
         }
-        Err(GrantError::Declined(Declined("push_creates")))
+        if self.config.org_mirror {
+            return Err(GrantError::Declined(Declined("org_mirror")));
+        }
+        if self.read_only {
+            return Err(GrantError::ReadOnly);
+        }
+        let public = !self.config.create_private_repo_on_push;
+        // Where somebody else has just made it, what they gave us is read again.
+        db.create_repository(&scope.repository, id, public).await?;
+        Ok(true)
     }
 
     /// Whether a user, or the owner of a robot, may not push to a namespace of their own.

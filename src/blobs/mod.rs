@@ -44,10 +44,15 @@ impl Storage {
     }
 
     /// The first preferred location among `placements`, else any of them (contract §5.3).
+    pub fn preferred<'a>(&self, placements: &'a [String]) -> Option<&'a str> {
+        let among = |name: &&String| placements.iter().find(|placement| placement == name);
+        let preferred = self.0.preference.iter().find_map(|name| among(&name));
+        preferred.or(placements.first()).map(String::as_str)
+    }
+
+    /// Where a blob with these placements is to be read.
     pub fn source(&self, placements: &[String]) -> Source<'_> {
-        let preferred = self.0.preference.iter().find(|name| placements.contains(name));
-        let location =
-            preferred.or(placements.first()).and_then(|name| self.0.locations.get(name.as_str()));
+        let location = self.preferred(placements).and_then(|name| self.0.locations.get(name));
         match location {
             Some(Location::Local { path }) => Source::Local(path),
             Some(Location::S3(s3)) => Source::S3(s3),

@@ -10,6 +10,7 @@ use super::enums::Enums;
 use super::error::CatalogError;
 use super::performer::{Entity, Performer, per_entity};
 use super::value::{Param, Row};
+use crate::blobs::BlobPath;
 use crate::oci::{Digest, EMPTY_LAYER, RepoName};
 use crate::rounds::Rounds;
 
@@ -81,6 +82,16 @@ pub enum StoredAt {
     ContentAddress,
     /// By `imagestorage.uuid`, in storages older than content addresses.
     SharedImages(String),
+}
+
+impl StoredAt {
+    /// The path of the blob of this digest; `None` where its row has no usable one.
+    pub fn path(&self, digest: &Digest) -> Option<BlobPath> {
+        match self {
+            Self::ContentAddress => Some(BlobPath::content_address(digest)),
+            Self::SharedImages(uuid) => BlobPath::shared_images(uuid),
+        }
+    }
 }
 
 /// A repository's columns, the first six of every statement here.

@@ -34,7 +34,8 @@ pub struct TooLarge;
 
 /// `$3` subject, `$4` artifact type or NULL, `$5` fallback tag, `$6` now in milliseconds, `$7`
 /// limit of rows, `$8` of bytes: beyond it none of them is sent. Whether the referrers themselves
-/// are alive is not looked at, as in Quay.
+/// are alive is not looked at, as in Quay. An image without an artifact type has that of its config,
+/// as the OCI spec has it.
 const REFERRERS: &str = concat!(
     "WITH repo (id, namespace_id, visibility_id, kind_id, free, cached) AS (SELECT ",
     repository_columns!(),
@@ -42,7 +43,8 @@ const REFERRERS: &str = concat!(
     repository_named!(),
     "), found (id, fallback) AS ( \
          SELECT m.id, 0 FROM repo JOIN manifest m ON m.repository_id = repo.id \
-             WHERE m.subject = $3 AND ($4 IS NULL OR m.artifact_type = $4) \
+             WHERE m.subject = $3 AND ($4 IS NULL \
+                 OR COALESCE(m.artifact_type, m.config_media_type) = $4) \
          UNION ALL SELECT t.manifest_id, 1 FROM repo JOIN tag t ON t.repository_id = repo.id \
              WHERE t.name = $5 AND NOT t.hidden \
              AND (t.lifetime_end_ms IS NULL OR t.lifetime_end_ms > $6)) \

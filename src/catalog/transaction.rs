@@ -11,6 +11,8 @@ pub(super) struct Transaction<'a> {
     on: On,
 }
 
+const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+
 enum On {
     Postgres(postgres::Transaction),
     Sqlite(sqlite::Transaction),
@@ -60,6 +62,15 @@ impl<'a> Transaction<'a> {
     ) -> Result<Option<i32>, CatalogError> {
         let rows = self.query(sql, params).await?;
         rows.first().map(|row| row.get(0)).transpose()
+    }
+
+    /// Holds the lock of this number until the end, against everybody who takes it. On SQLite every
+    /// transaction that writes has the whole file.
+    pub(super) async fn lock(&mut self, number: i64) -> Result<(), CatalogError> {
+        match &mut self.on {
+            On::Postgres(on) => on.query(ADVISORY_LOCK, &[number.into()]).await.map(drop),
+            On::Sqlite(_) => Ok(()),
+        }
     }
 
     /// An `INSERT` that gave no row back.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use config::ValueKind;
 
-use super::reader::{Parsed, Reader, Show, Wrong, feature, flag, number, text};
+use super::reader::{Parsed, Reader, Show, Wrong, feature, flag, names, number, text};
+use crate::oci::PushRules;
 
 /// What pushes are held to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,13 +19,52 @@ pub struct Push {
     pub temp_tag_expiration: Duration,
     /// `FEATURE_QUOTA_MANAGEMENT` and `FEATURE_VERIFY_QUOTA`: pushes are held against quotas.
     pub quotas: bool,
+    /// `FEATURE_QUOTA_MANAGEMENT`, default false: what is pushed is counted.
+    pub quota_management: bool,
+    /// `QUOTA_INVALIDATE_TOTALS`, default true: without counting, old counts are made void.
+    pub invalidate_quota_totals: bool,
     /// `ACTION_LOG_AUDIT_PUSH_FAILURES`, default false.
     pub log_failures: bool,
+    /// `ACTION_LOG_AUDIT_DELETE_FAILURES`, default false.
+    pub log_delete_failures: bool,
+    /// `FEATURE_GENERAL_OCI_SUPPORT`, default true: OCI manifests may be pushed.
+    pub oci: bool,
+    /// `OCI_NAMESPACE_WHITELIST`, default none: where they may be nevertheless.
+    pub oci_namespaces: Vec<String>,
+    /// `V22_NAMESPACE_BLACKLIST`, default none: namespaces that take schema 1 alone.
+    pub schema1_namespaces: Vec<String>,
+    /// `FEATURE_IMMUTABLE_TAGS`, default false.
+    pub immutable_tags: bool,
+    /// `FEATURE_IMMUTABLE_TAGS_CAN_EXPIRE`, default false.
+    pub immutable_tags_can_expire: bool,
+    /// `FEATURE_IMAGE_PULL_STATS`, default false: those of a deleted tag go with it.
+    pub pull_stats: bool,
+    /// `RESET_CHILD_MANIFEST_EXPIRATION`, default false: children go with the tag of their index.
+    pub reset_child_expiration: bool,
+    /// `REPLICATION_QUEUE_NAME`, default `imagestoragereplication`; `None` unless
+    /// `FEATURE_STORAGE_REPLICATION`.
+    pub replication_queue: Option<String>,
+    /// `NOTIFICATION_QUEUE_NAME`, default `notification`.
+    pub notification_queue: String,
+}
+
+impl Push {
+    /// What manifests may be pushed to a namespace.
+    pub fn rules(&self, namespace: &str) -> PushRules {
+        let listed = |names: &[String]| names.iter().any(|name| name == namespace);
+        PushRules {
+            oci: self.oci || listed(&self.oci_namespaces),
+            schema1_only: listed(&self.schema1_namespaces),
+        }
+    }
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Push {
     let managed = r.setting("FEATURE_QUOTA_MANAGEMENT", false, feature);
     let verified = r.setting("FEATURE_VERIFY_QUOTA", true, feature);
+    let replicated = r.setting("FEATURE_STORAGE_REPLICATION", false, feature);
+    let replication_queue =
+        r.setting("REPLICATION_QUEUE_NAME", "imagestoragereplication".into(), text);
     Push {
         disabled: r.setting("DISABLE_PUSHES", false, flag),
         maximum_layer_size: r.setting("MAXIMUM_LAYER_SIZE", 20_000_000_000, size),
@@ -34,7 +74,19 @@ pub(super) fn read(r: &mut Reader<'_>) -> Push {
             seconds,
         ),
         quotas: managed && verified,
+        quota_management: managed,
+        invalidate_quota_totals: r.setting("QUOTA_INVALIDATE_TOTALS", true, flag),
         log_failures: r.setting("ACTION_LOG_AUDIT_PUSH_FAILURES", false, flag),
+        log_delete_failures: r.setting("ACTION_LOG_AUDIT_DELETE_FAILURES", false, flag),
+        oci: r.setting("FEATURE_GENERAL_OCI_SUPPORT", true, feature),
+        oci_namespaces: r.setting("OCI_NAMESPACE_WHITELIST", Vec::new(), names),
+        schema1_namespaces: r.setting("V22_NAMESPACE_BLACKLIST", Vec::new(), names),
+        immutable_tags: r.setting("FEATURE_IMMUTABLE_TAGS", false, feature),
+        immutable_tags_can_expire: r.setting("FEATURE_IMMUTABLE_TAGS_CAN_EXPIRE", false, feature),
+        pull_stats: r.setting("FEATURE_IMAGE_PULL_STATS", false, feature),
+        reset_child_expiration: r.setting("RESET_CHILD_MANIFEST_EXPIRATION", false, flag),
+        replication_queue: replicated.then_some(replication_queue),
+        notification_queue: r.setting("NOTIFICATION_QUEUE_NAME", "notification".into(), text),
     }
 }
 

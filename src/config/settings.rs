@@ -86,6 +86,10 @@ pub struct Auth {
     pub oauth_last_accessed_threshold: Duration,
     /// `CREATE_NAMESPACE_ON_PUSH`, default false.
     pub create_namespace_on_push: bool,
+    /// `CREATE_PRIVATE_REPO_ON_PUSH`, default true: what a push makes is private.
+    pub create_private_repo_on_push: bool,
+    /// `FEATURE_ORG_MIRROR`, default false: some organizations take no new repositories.
+    pub org_mirror: bool,
     /// Who may not push to a namespace of their own; `None` unless `FEATURE_RESTRICTED_USERS`.
     pub restricted: Option<Restricted>,
     /// `FEATURE_SIGNING`, default false: tokens name a TUF root.
@@ -266,6 +270,8 @@ pub(super) fn auth(r: &mut Reader<'_>) -> Auth {
             seconds,
         ),
         create_namespace_on_push: r.setting("CREATE_NAMESPACE_ON_PUSH", false, flag),
+        create_private_repo_on_push: r.setting("CREATE_PRIVATE_REPO_ON_PUSH", true, flag),
+        org_mirror: r.setting("FEATURE_ORG_MIRROR", false, feature),
         restricted: restricted(r),
         signing: r.setting("FEATURE_SIGNING", false, feature),
     }

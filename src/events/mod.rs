@@ -43,6 +43,10 @@ pub enum Action<'a> {
     Token(Option<(&'a RepoName, &'a [&'static str])>),
     /// Got a manifest.
     Pull(&'a RepoName),
+    /// Moved a tag.
+    Push(&'a RepoName),
+    /// Deleted a tag.
+    Delete(&'a RepoName),
 }
 
 /// A manifest that was sent.
@@ -107,6 +111,12 @@ impl Action<'_> {
             push_python_string(&mut json, value);
             json
         };
+        let done = |action, name: &RepoName| {
+            let (namespace, repository) = (text(&name.namespace), text(&name.repository));
+            format!(
+                r#"{{"action": "{action}", "repository": {repository}, "namespace": {namespace}}}"#
+            )
+        };
         match self {
             Self::Token(None) => r#"{"action": "login"}"#.to_owned(),
             Self::Token(Some((name, actions))) => {
@@ -120,12 +130,9 @@ impl Action<'_> {
                     r#"{{"action": "{action}", "namespace": {namespace}, "repository": {repository}}}"#
                 )
             }
-            Self::Pull(name) => {
-                let (namespace, repository) = (text(&name.namespace), text(&name.repository));
-                format!(
-                    r#"{{"action": "pull_repo", "repository": {repository}, "namespace": {namespace}}}"#
-                )
-            }
+            Self::Pull(name) => done("pull_repo", name),
+            Self::Push(name) => done("push_repo", name),
+            Self::Delete(name) => done("delete_tag", name),
         }
     }
 }
@@ -155,6 +162,14 @@ mod tests {
             (
                 Action::Pull(&app),
                 r#"{"action": "pull_repo", "repository": "app", "namespace": "acme"}"#,
+            ),
+            (
+                Action::Push(&app),
+                r#"{"action": "push_repo", "repository": "app", "namespace": "acme"}"#,
+            ),
+            (
+                Action::Delete(&app),
+                r#"{"action": "delete_tag", "repository": "app", "namespace": "acme"}"#,
             ),
         ] {
             assert_eq!(action.to_json(), expected);

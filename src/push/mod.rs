@@ -4,10 +4,12 @@
 mod alone;
 mod body;
 mod commit;
+mod manifests;
 mod steps;
 mod uploads;
 
 pub use body::{Body, BodyError};
+pub use manifests::{Body as ManifestBody, ManifestPushError, Pushed, Target};
 pub use uploads::{ContentRange, Open, Pushes};
 
 use crate::blobs::UploadError;

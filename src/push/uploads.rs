@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::PushError;
 use super::alone::Alone;
 use super::body::Body;
+use super::manifests::Notices;
 use super::steps::step;
-use crate::blobs::{Appender, ResumableSha256, Stamp, Uncompressed, UploadError, Uploads};
+use crate::blobs::{Appender, ResumableSha256, Stamp, Storage, Uncompressed, UploadError, Uploads};
 use crate::catalog::{Progress, Session, Upload};
 use crate::config;
 use crate::events::BlobLocks;
@@ -29,7 +30,13 @@ pub(super) struct Inner {
     /// Where new blobs go: the name of the first preferred location.
     first: String,
     /// The locations that can be written to, by name.
-    locations: BTreeMap<String, Uploads>,
+    pub(super) locations: BTreeMap<String, Uploads>,
+    /// Every location, to read from.
+    pub(super) blobs: Storage,
+    pub(super) rules: config::Push,
+    pub(super) notices: Notices,
+    pub(super) proxy_cache: bool,
+    pub(super) sparse_index: bool,
     /// `MAXIMUM_LAYER_SIZE`, in bytes.
     pub(super) largest: u64,
     /// How long a blob is kept before a manifest names it.
@@ -73,12 +80,8 @@ pub struct ContentRange {
 
 impl Pushes {
     /// Into the storage that `storage` prefers.
-    pub fn new(
-        storage: &config::Storage,
-        push: &config::Push,
-        locks: BlobLocks,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(config: &config::Config, locks: BlobLocks, metrics: Arc<Metrics>) -> Self {
+        let config::Config { storage, push, features, .. } = config;
         let mut locations = BTreeMap::new();
         for (name, location) in &storage.locations {
             match Uploads::of(location) {
@@ -91,6 +94,11 @@ impl Pushes {
             metrics,
             first: storage.preference.first().cloned().unwrap_or_default(),
             locations,
+            blobs: Storage::new(storage),
+            rules: push.clone(),
+            notices: Notices::new(&push.notification_queue, &config.server),
+            proxy_cache: features.proxy_cache,
+            sparse_index: features.sparse_index,
             largest: push.maximum_layer_size,
             keep: push.temp_tag_expiration,
             alone: Alone::default(),

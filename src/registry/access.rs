@@ -35,10 +35,17 @@ impl Access {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let actions = if reads { "pull" } else { "pull,push" };
         let access = Self::begin(app, request, actions).await?;
+        let route = access.route;
         let bearer = access.bearer.as_ref().filter(|bearer| bearer.may_push(&access.name));
         let Some(bearer) = bearer else {
-            if app.shared.config.push.log_failures {
-                return Err(app.decline("V2_PUSH", "audit_push_failures"));
+            let push = &app.shared.config.push;
+            let manifest = [Route::ManifestByTag, Route::ManifestByDigest].contains(&route);
+            let (logged, reason) = match manifest && request.method() == Method::DELETE {
+                true => (push.log_delete_failures, "audit_delete_failures"),
+                false => (push.log_failures, "audit_push_failures"),
+            };
+            if logged {
+                return Err(app.decline("V2_PUSH", reason));
             }
             return Err(unauthorized(None, app.scope_challenge(&access.name, "pull,push")));
         };
@@ -62,6 +69,18 @@ impl Access {
         request: &HttpRequest,
         actions: &'static str,
     ) -> Result<Self, ApiError> {
+        let (route, capability, name) = Self::name(app, request)?;
+        let bearer = app.bearer(request, app.scope_challenge(&name, actions)).await?;
+        let user = bearer.as_ref().map(|bearer| bearer.subject.as_str());
+        app.check_cohort(request, Some(&name), user)?;
+        Ok(Self { route, capability, name, bearer })
+    }
+
+    /// Reads the name alone.
+    pub fn name(
+        app: &App,
+        request: &HttpRequest,
+    ) -> Result<(Route, &'static str, RepoName), ApiError> {
         let route = Route::of(request);
         let path = request.match_info().query("name");
         if !app.shared.config.features.library_support && !path.contains('/') {
@@ -72,10 +91,7 @@ impl Access {
         app.check_recovery_mode(route)?;
         let name = RepoName::parse(path, &app.shared.rules)
             .ok_or_else(|| app.decline(capability, "repository_name"))?;
-        let bearer = app.bearer(request, app.scope_challenge(&name, actions)).await?;
-        let user = bearer.as_ref().map(|bearer| bearer.subject.as_str());
-        app.check_cohort(request, Some(&name), user)?;
-        Ok(Self { route, capability, name, bearer })
+        Ok((route, capability, name))
     }
 
     /// Whether the token permits to read another repository.

@@ -16,7 +16,7 @@ use super::error::{ACCEL_REDIRECT, ApiError, HTML, blob_unknown, range_invalid, 
 use super::paths::page;
 use crate::blobs::{BlobPath, LocalBlob, LocalError, Source, presigned};
 use crate::bundle::STREAM_HEADER;
-use crate::catalog::{Blob, StoredAt};
+use crate::catalog::Blob;
 use crate::config::S3;
 use crate::oci::{ByteRange, Digest, Span};
 
@@ -134,10 +134,7 @@ impl Found {
 
     /// Its path below the root of its storage.
     fn path(&self) -> Result<BlobPath, ApiError> {
-        let path = match &self.blob.stored_at {
-            StoredAt::ContentAddress => Some(BlobPath::content_address(&self.digest)),
-            StoredAt::SharedImages(uuid) => BlobPath::shared_images(uuid),
-        };
+        let path = self.blob.stored_at.path(&self.digest);
         path.ok_or_else(|| ApiError::Internal(format!("{} has no usable path", self.digest)))
     }
 

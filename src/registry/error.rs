@@ -78,6 +78,30 @@ pub fn manifest_unknown() -> ApiError {
     oci_error(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "manifest unknown")
 }
 
+/// A manifest that is none, or names what is not there.
+pub fn manifest_invalid(detail: Value) -> ApiError {
+    detailed(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", "manifest invalid", detail)
+}
+
+/// A manifest of a type that is not taken.
+pub fn manifest_type_unsupported(message: &str) -> ApiError {
+    let detail = json!({"message": message});
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    detailed(status, "MANIFEST_INVALID", "manifest invalid", detail)
+}
+
+/// What stands where a digest is to stand, and is none.
+pub fn digest_invalid(message: String) -> ApiError {
+    oci_error(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
+}
+
+/// A tag that may not be moved or deleted.
+pub fn tag_immutable(message: &str) -> ApiError {
+    let detail = json!({"message": message});
+    let told = "tag is immutable and cannot be overwritten";
+    detailed(StatusCode::CONFLICT, "TAG_IMMUTABLE", told, detail)
+}
+
 /// The tag was there once.
 pub fn tag_expired(tag: &str) -> ApiError {
     let message = format!("Tag {tag} was deleted or has expired. To pull, revive via time machine");

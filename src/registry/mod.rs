@@ -11,6 +11,7 @@ mod decline;
 mod error;
 mod json;
 mod manifests;
+mod manifests_push;
 mod observe;
 mod paths;
 mod python;
@@ -37,7 +38,7 @@ use crate::blobs::{Looks, Storage};
 use crate::bundle::Blobs;
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::events::Events;
+use crate::events::{Events, StaleCaches};
 use crate::oci::NameRules;
 use crate::push::Pushes;
 use crate::telemetry::Metrics;
@@ -86,7 +87,9 @@ pub struct Shared {
     pub events: Events,
     /// Finds blobs.
     pub storage: Storage,
-    /// Takes them.
+    /// Makes Python forget what has changed.
+    pub stale: StaleCaches,
+    /// Takes blobs and manifests.
     pub pushes: Pushes,
     /// Counts.
     pub metrics: Arc<Metrics>,

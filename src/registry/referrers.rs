@@ -111,7 +111,16 @@ struct Body {
     #[serde(rename = "artifactType", default)]
     artifact_type: Option<String>,
     #[serde(default)]
+    config: Option<Config>,
+    #[serde(default)]
     annotations: Annotations,
+}
+
+/// Its type stands in for one of the image.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
 }
 
 /// In the order of the manifest.
@@ -165,7 +174,9 @@ impl Entry {
     }
 
     fn artifact_type(&self) -> &str {
-        self.body.artifact_type.as_deref().unwrap_or_default()
+        let own = self.body.artifact_type.as_deref().filter(|own| !own.is_empty());
+        let config = self.body.config.as_ref().map(|config| config.media_type.as_str());
+        own.or(config).unwrap_or_default()
     }
 }
 
@@ -242,6 +253,8 @@ mod tests {
              \"annotations\": {\n      \"z\": \"\\u00fc\",\n      \"a\": \"2\"\n   }\n}"
         ));
         assert!(json.contains("\"size\": 61,\n         \"artifactType\": \"x/y\","), "{json}");
+        let image = r#"{"artifactType": "", "config": {"mediaType": "c/d", "size": 1}}"#;
+        assert_eq!(entry(image).artifact_type(), "c/d");
         // What is no manifest that we know is listed all the same.
         for odd in ["", "[]", r#"{"annotations": null}"#, r#"{"annotations": {"a": 1}}"#] {
             assert_eq!(entry(odd).artifact_type(), "", "{odd}");

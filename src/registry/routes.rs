@@ -5,8 +5,9 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard};
 
 use super::error::{ApiError, HTML};
-use super::{App, base, blobs, catalog, manifests, referrers, tags, token, uploads};
-use crate::oci::is_tag;
+use super::{
+    App, base, blobs, catalog, manifests, manifests_push, referrers, tags, token, uploads,
+};
 
 /// A route: what Quay's clients see of it and what metrics call it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,12 +129,14 @@ pub fn configure(service: &mut ServiceConfig) {
         .service(
             reads(Route::ManifestByDigest, &name(&format!("manifests/{{digest:{DIGEST}}}")))
                 .route(read().to(manifests::by_digest))
-                .route(write().to(not_built)),
+                .route(web::put().to(manifests_push::put_by_digest))
+                .route(web::delete().to(manifests_push::delete_by_digest)),
         )
         .service(
             reads(Route::ManifestByTag, &name("manifests/{tag:[^/]+}"))
                 .route(read().to(manifests::by_tag))
-                .route(write().to(write_by_tag)),
+                .route(web::put().to(manifests_push::put_by_tag))
+                .route(web::delete().to(manifests_push::delete_by_tag)),
         )
         .service(reads(Route::Base, "/v2/").route(read().to(base::ping)))
         .service(reads(Route::Token, "/v2/auth").route(read().to(token::issue)))
@@ -191,18 +194,6 @@ async fn options(request: HttpRequest) -> HttpResponse {
 
 async fn no_method(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoMethod { allow: Route::of(&request).allow() })
-}
-
-/// A path that is no tag is no route either.
-async fn write_by_tag(
-    request: HttpRequest,
-    body: web::Payload,
-    app: web::Data<App>,
-) -> Result<HttpResponse, ApiError> {
-    match is_tag(request.match_info().query("tag")) {
-        true => not_built(request, body, app).await,
-        false => no_route().await,
-    }
 }
 
 async fn no_route() -> Result<HttpResponse, ApiError> {

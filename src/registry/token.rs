@@ -5,7 +5,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
 use super::access::latin1;
-use super::error::{ApiError, denied, invalid_request, name_invalid, unauthorized, unsupported};
+use super::error::{
+    ApiError, denied, invalid_request, name_invalid, read_only, unauthorized, unsupported,
+};
 use super::{App, Route, json, query};
 use crate::audit::{FailedLogin, LoggedInBy};
 use crate::auth::{
@@ -136,6 +138,7 @@ async fn grant(
     app.shared.authorizer.grant(db, scope, identity).await.map_err(|error| match error {
         GrantError::NamespaceDisabled(_) => denied(error.to_string()),
         GrantError::NotImages(_) => unsupported(error.to_string()),
+        GrantError::ReadOnly => read_only(),
         GrantError::Declined(Declined(reason)) => app.decline(V2_AUTH, reason),
         GrantError::Catalog(error) => error.into(),
     })

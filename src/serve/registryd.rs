@@ -23,7 +23,7 @@ use crate::blobs::{Looks, Storage};
 use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::events::{BlobLocks, Events};
+use crate::events::{BlobLocks, Events, StaleCaches};
 use crate::oci::NameRules;
 use crate::push::Pushes;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
@@ -230,15 +230,15 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
     let shared = Shared {
         verifier,
         logins,
-        authorizer: Authorizer::new(auth, config.features.proxy_cache),
+        authorizer: Authorizer::new(auth, config.features.proxy_cache, read_only),
         page_tokens,
         instance_key: InstanceKey::new(&config.keys.kid_path, &config.keys.key_path),
         audit: Audit::new(config.audit.clone(), read_only, batcher),
         events,
         storage: Storage::new(&config.storage),
+        stale: StaleCaches::new(&config.model_cache, &metrics),
         pushes: Pushes::new(
-            &config.storage,
-            &config.push,
+            &config,
             BlobLocks::new(config.events.blob_locks.as_ref(), &metrics),
             metrics.clone(),
         ),

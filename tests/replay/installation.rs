@@ -87,6 +87,12 @@ impl Installation {
         path
     }
 
+    /// The file of a blob.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        let hex = digest.strip_prefix("sha256:").expect("a digest");
+        self.folder.path().join("storage/sha256").join(&hex[..2]).join(hex)
+    }
+
     /// The password of one of the recorded logins.
     pub fn secret(&self, login: &str) -> String {
         let readme = read(&self.data.join("README.md"));

@@ -9,6 +9,7 @@ mod pages;
 mod plan;
 mod recording;
 mod tokens;
+mod unrecorded;
 mod uploads;
 mod wire;
 
@@ -107,6 +108,7 @@ impl<'a> Client<'a> {
     }
 
     fn ask(&mut self, exchange: &Exchange) -> Answer {
+        unrecorded::prepare(self.installation, exchange);
         let login = exchange.request.login();
         let suspect = login.as_deref().filter(|login| self.suspects.contains(*login));
         let answer = match suspect {

@@ -9,7 +9,7 @@ use super::uploads::bytes;
 use super::{BUCKET, ObjectStorage, location};
 use crate::support::images::digest_of;
 use crate::support::{Registryd, World, free_port, http};
-use crate::uploads::{Pusher, header, refusal};
+use crate::support::pusher::{Pusher, header, refusal};
 
 struct Place {
     world: World,

@@ -11,6 +11,7 @@ pub mod own_rows;
 pub mod postgres;
 pub mod process;
 pub mod push_load;
+pub mod pusher;
 pub mod registry_fixture;
 pub mod registryd;
 mod rows;
@@ -22,6 +23,7 @@ use std::sync::LazyLock;
 pub use database::{Database, Server, TableLock, on_sqlite, postgres_only};
 pub use postgres::{Cluster, free_port};
 pub use process::{Folder, eventually};
+pub use pusher::Pusher;
 pub use registry_fixture::{Fixture, Image, Login};
 pub use registryd::Registryd;
 

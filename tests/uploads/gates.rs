@@ -101,7 +101,7 @@ async fn blobs_larger_than_allowed() {
     let just = vec![b'x'; 1024];
     let digest = digest_of(&just);
     assert_eq!(
-        pusher.put(&pusher.start().await, &digest, just.clone()).await.status(),
+        pusher.finish(&pusher.start().await, &digest, just.clone()).await.status(),
         StatusCode::CREATED
     );
     let large = vec![b'x'; 1025];
@@ -121,7 +121,7 @@ async fn blobs_larger_than_allowed() {
     // Together they are too large.
     let uuid = pusher.start().await;
     pusher.patch(&uuid, just).await;
-    let (status, ..) = refusal(pusher.put(&uuid, &digest, "x").await).await;
+    let (status, ..) = refusal(pusher.finish(&uuid, &digest, "x").await).await;
     assert_eq!(status, 413);
     assert_eq!(super::leftovers(&world), ("0".to_owned(), 0));
 }

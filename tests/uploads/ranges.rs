@@ -38,7 +38,7 @@ async fn chunks_go_on_where_the_upload_ends() {
         assert_eq!(header(&answer, "range"), told, "{range}");
     }
     let digest = digest_of(b"abcdefghij");
-    assert_eq!(pusher.put(&uuid, &digest, "").await.status(), StatusCode::CREATED);
+    assert_eq!(pusher.finish(&uuid, &digest, "").await.status(), StatusCode::CREATED);
     assert_eq!(pusher.pull(&digest).await.unwrap(), b"abcdefghij");
     assert_eq!(leftovers(&world), ("0".to_owned(), 0));
 }

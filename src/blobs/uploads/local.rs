@@ -2,7 +2,7 @@
 //! file under another name.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -141,6 +141,30 @@ impl LocalUploads {
             Err(error) => Err(error),
         })
         .await
+    }
+
+    pub(super) async fn read_small(
+        &self,
+        path: &BlobPath,
+        most: usize,
+    ) -> Result<Option<Bytes>, UploadError> {
+        let path = path.below(&self.0);
+        let read = blocking(&path, move |path| {
+            let file = match File::open(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                result => result?,
+            };
+            let mut bytes = Vec::new();
+            file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
+        });
+        match read.await? {
+            Some(bytes) if bytes.len() > most => {
+                let reason = format!("{} has more than {most} bytes", path.display());
+                Err(UploadError::Invalid(reason))
+            }
+            bytes => Ok(bytes.map(Bytes::from)),
+        }
     }
 
     pub(super) async fn complete(

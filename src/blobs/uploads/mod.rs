@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 pub use local::LocalUploads;
 use local::{LocalAppender, LocalCopy};
 
-use super::{BucketAppender, BucketUploads, UploadError};
+use super::{BlobPath, BucketAppender, BucketUploads, UploadError};
 use crate::config::Location;
 use crate::oci::Digest;
 
@@ -159,6 +159,21 @@ impl Uploads {
                 local.complete(uuid, digest, reread.and_then(|reread| reread.copy)).await
             }
             Self::Bucket(bucket) => bucket.complete(uuid, metadata, digest).await,
+        }
+    }
+
+    /// A small blob, whole, if it is there.
+    ///
+    /// # Errors
+    /// [`UploadError::Invalid`] where it has more than `most` bytes.
+    pub async fn read_small(
+        &self,
+        path: &BlobPath,
+        most: usize,
+    ) -> Result<Option<Bytes>, UploadError> {
+        match self {
+            Self::Local(local) => local.read_small(path, most).await,
+            Self::Bucket(bucket) => bucket.get(path, most).await,
         }
     }
 

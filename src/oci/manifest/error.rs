@@ -68,6 +68,14 @@ pub enum ManifestError {
         /// Bytes in the descriptor.
         declared: i64,
     },
+    /// A child is of another type than the index says.
+    #[error("Type of manifest does not match that stored: {found} vs {declared}")]
+    ChildType {
+        /// Of the stored manifest.
+        found: String,
+        /// In the descriptor.
+        declared: String,
+    },
     /// A child has another length than the index says.
     #[error("Size of manifest does not match that retrieved: {found} vs {declared}")]
     ChildSize {
