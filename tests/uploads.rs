@@ -1,7 +1,15 @@
 //! Uploads of blobs: what clients see, what is in the database and the storage afterwards.
 
+mod crashes;
 mod gates;
+mod hostile;
+mod memory;
+mod outages;
+mod overlap;
+mod python;
 mod ranges;
+mod sound;
+pub mod states;
 
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
@@ -36,12 +44,23 @@ impl<'a> Pusher<'a> {
         headers: &[(&str, &str)],
         body: impl Into<reqwest::Body>,
     ) -> Response {
+        self.try_send(method, path, headers, body).await.unwrap()
+    }
+
+    /// For requests under which registryd may end.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<Response> {
         let url = self.registryd.url(&format!("/v2/{}/{path}", self.repo));
         let mut request = http().request(method, url).bearer_auth(&self.token).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.send().await.unwrap()
+        request.send().await
     }
 
     /// Begins an upload and returns its uuid.
@@ -63,6 +82,14 @@ impl<'a> Pusher<'a> {
     pub async fn put(&self, uuid: &str, digest: &str, body: impl Into<reqwest::Body>) -> Response {
         let path = format!("blobs/uploads/{uuid}?digest={digest}");
         self.send(Method::PUT, &path, &[], body).await
+    }
+
+    /// A whole push of one blob, in two requests with bytes.
+    pub async fn push(&self, blob: &[u8]) -> StatusCode {
+        let (uuid, half) = (self.start().await, blob.len() / 2);
+        let answer = self.patch(&uuid, blob[..half].to_vec()).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        self.put(&uuid, &digest_of(blob), blob[half..].to_vec()).await.status()
     }
 
     pub async fn status(&self, uuid: &str) -> Response {

@@ -8,6 +8,7 @@ mod steps;
 mod uploads;
 
 pub use body::{Body, BodyError};
+pub use steps::STEPS;
 pub use uploads::{ContentRange, Open, Pushes};
 
 use crate::blobs::UploadError;

@@ -1,5 +1,19 @@
 //! Where a push may be cut off: tests end the process at each of these points.
 
+/// Every point, in the order in which a push comes by.
+pub const STEPS: [&str; 10] = [
+    "post: room made",
+    "post: row written",
+    "body: some bytes stored",
+    "patch: bytes stored",
+    "patch: row written",
+    "put: bytes stored",
+    "put: bytes settled",
+    "put: in place",
+    "put: committed",
+    "cancel: bytes gone",
+];
+
 /// Ends the process here, as `kill -9` does, if `QUAY_SIDECAR_DIE_AT` names this step. Not in
 /// release builds.
 pub(super) fn step(name: &str) {
@@ -8,6 +22,7 @@ pub(super) fn step(name: &str) {
         use std::sync::LazyLock;
         static DIE_AT: LazyLock<Option<String>> =
             LazyLock::new(|| std::env::var("QUAY_SIDECAR_DIE_AT").ok());
+        debug_assert!(STEPS.contains(&name), "{name} is not among the steps that are tested");
         if DIE_AT.as_deref() == Some(name) {
             let own = rustix::process::getpid();
             let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);

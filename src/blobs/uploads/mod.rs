@@ -3,8 +3,10 @@
 
 mod local;
 
+use std::fs::File;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -43,6 +45,13 @@ pub struct Appended {
     pub metadata: String,
     /// What the storage looks like now, where others could change it unseen.
     pub stamp: Stamp,
+}
+
+/// Keeps other requests of ours away from an upload until it is dropped, where they could write over
+/// each other.
+#[derive(Debug)]
+pub struct Turn {
+    _locked: Option<Arc<File>>,
 }
 
 /// What bytes in storage look like from outside: another stamp, other bytes. Storages in which
@@ -185,6 +194,15 @@ impl Appender {
         match self {
             Self::Local(local) => local.opened(),
             Self::Bucket(_) => None,
+        }
+    }
+
+    /// For the time after it: until the upload's row tells others what has become of it.
+    pub fn turn(&self) -> Turn {
+        match self {
+            Self::Local(local) => Turn { _locked: Some(local.locked()) },
+            // Each request writes objects of its own.
+            Self::Bucket(_) => Turn { _locked: None },
         }
     }
 
