@@ -52,7 +52,7 @@ pub struct Open {
     /// By whom, as far as it is known.
     pub(super) carried: Carried,
     /// Kept until the request is over: what it has stored is written over by no other of ours.
-    turn: Option<Turn>,
+    pub(super) turn: Option<Turn>,
 }
 
 /// Who has had a hand in an upload.
@@ -362,7 +362,7 @@ impl Sink {
     }
 }
 
-fn panicked(error: JoinError) -> UploadError {
+pub(super) fn panicked(error: JoinError) -> UploadError {
     UploadError::Unavailable(error.to_string())
 }
 

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use quay_sidecar::blobs::ResumableSha256;
 use reqwest::{Method, StatusCode};
 
-use super::sound::assert_sound;
+use super::sound::{assert_sound, assert_stored_as_committed};
 use super::{Pusher, refusal};
 use crate::support::World;
 use crate::support::images::digest_of;
@@ -106,6 +106,52 @@ async fn a_forged_state_gives_nobody_elses_digest() {
         assert_eq!(pusher.pull(&wanted).await, Err(StatusCode::NOT_FOUND));
     }
     assert_sound(&world, &pushers[0], b"a trusted layer").await;
+}
+
+/// Whatever is in the column: an answer, and nothing committed that the bytes are not.
+#[tokio::test]
+async fn any_column_is_answered() {
+    let world = World::with_own_storage();
+    let registryd = world.registryd();
+    let pusher = Pusher::new(&registryd, &world);
+    let good = BASE64_STANDARD.decode(state_of(b"hello")).unwrap();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |below: usize| {
+        // Xorshift: the same columns in each run.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % below as u64) as usize
+    };
+    let (mut uuid, mut taken_up) = (pusher.start().await, 0);
+    pusher.patch(&uuid, "hello").await;
+    for round in 0..120 {
+        let mut column = good.clone();
+        for _ in 0..=next(4) {
+            // Most often in the state itself, where it may still be well made.
+            let at = if next(3) == 0 { next(column.len()) } else { 45 + next(112) };
+            column[at] = next(256) as u8;
+        }
+        column.truncate(if next(8) == 0 { next(160) } else { 160 });
+        let column = BASE64_STANDARD.encode(column);
+        set_state(&world, &uuid, &column);
+        // As the state has it, if it is one.
+        let state = ResumableSha256::from_column(&column).ok();
+        let digest = state.map_or_else(|| digest_of(b"hello"), |state| state.digest().to_string());
+        let end = pusher.put(&uuid, &digest, "").await;
+        let is_true = digest == digest_of(b"hello");
+        match end.status().as_u16() {
+            405 => continue,
+            201 => assert!(is_true, "round {round}: {column}"),
+            status => assert!(status == 400 && !is_true, "round {round}: {status}: {column}"),
+        }
+        taken_up += 1;
+        assert_stored_as_committed(&world);
+        uuid = pusher.start().await;
+        pusher.patch(&uuid, "hello").await;
+    }
+    assert!(taken_up > 10, "only {taken_up} columns were states at all");
+    assert_sound(&world, &pusher, b"hello").await;
 }
 
 /// An id is looked up, and nothing else: none of these is one.

@@ -3,6 +3,9 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use quay_sidecar::blobs::ResumableSha256;
 use serde_json::{Value, json};
 
 use super::Pusher;
@@ -85,4 +88,31 @@ async fn python_ends_what_we_have_begun() {
         expected.push((digest_of(&blob[..at]), digest_of(&blob)));
     }
     assert_eq!(ended_by_python(&states), expected);
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 8, failure_persistence: None, ..Config::default() })]
+
+    /// However a blob is cut: at each boundary our state, put aside and taken up again, is good for
+    /// Python.
+    #[test]
+    fn any_cut_is_good_for_python(
+        blob in proptest::collection::vec(any::<u8>(), 0..2000),
+        cuts in proptest::collection::vec(0usize..2000, 0..40),
+    ) {
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(blob.len())).collect();
+        // And every length around a block.
+        cuts.extend((0..=130).filter(|cut| *cut <= blob.len()));
+        cuts.sort_unstable();
+        let (mut column, mut from) = (ResumableSha256::default().to_column(), 0);
+        let (mut states, mut expected) = (Vec::new(), Vec::new());
+        for cut in cuts {
+            let mut hash = ResumableSha256::from_column(&column).unwrap();
+            hash.update(&blob[from..cut]);
+            (column, from) = (hash.to_column(), cut);
+            states.push((column.clone(), blob[cut..].to_vec()));
+            expected.push((digest_of(&blob[..cut]), digest_of(&blob)));
+        }
+        prop_assert_eq!(ended_by_python(&states), expected);
+    }
 }
