@@ -8,7 +8,7 @@ use futures_util::Stream;
 use super::PushError;
 use super::body::Body;
 use super::steps::step;
-use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken, panicked};
+use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken};
 use crate::blobs::{Reread, UploadError};
 use crate::catalog::{Committed, Session};
 use crate::events::LockState;
@@ -96,22 +96,24 @@ impl Pushes {
     async fn put_into_place(
         &self,
         db: Session<'_>,
-        open: &mut Open,
+        open: &Open,
         digest: &Digest,
         reread: Option<Reread>,
     ) -> Result<(), PushError> {
+        let (row, progress) = (&open.row, &open.progress);
+        let metadata = &progress.storage_metadata;
         if self.is_stored(open, digest).await? {
-            open.uploads.cancel(&open.row.uuid, &open.progress.storage_metadata).await?;
+            open.uploads.cancel(&row.uuid, metadata).await?;
         } else {
             // Somebody may have written to it while we waited for the lock.
             if reread.is_none() && !self.is_as_hashed(open).await? {
-                let reason = format!("upload {} changes while it is ended", open.row.uuid);
+                let reason = format!("upload {} changes while it is ended", row.uuid);
                 return Err(UploadError::Unavailable(reason).into());
             }
-            move_into_place(open, digest, reread).await?;
+            let turn = open.turn.clone();
+            open.uploads.complete(&row.uuid, metadata, digest, reread, turn).await?;
         }
         step("put: in place");
-        let (row, progress) = (&open.row, &open.progress);
         let (size, uncompressed) = (progress.byte_count, progress.uncompressed_byte_count);
         let committed = db.commit_upload(row, digest, size, uncompressed, self.0.keep).await?;
         step("put: committed");
@@ -131,23 +133,4 @@ impl Pushes {
     async fn is_stored(&self, open: &Open, digest: &Digest) -> Result<bool, PushError> {
         Ok(open.uploads.stored(digest).await? == Some(open.progress.byte_count))
     }
-}
-
-/// Nobody else has a turn before the bytes have moved, also when the client has gone by then and
-/// nobody waits for it.
-async fn move_into_place(
-    open: &mut Open,
-    digest: &Digest,
-    reread: Option<Reread>,
-) -> Result<(), UploadError> {
-    let (uploads, turn) = (open.uploads.clone(), open.turn.take());
-    let (uuid, metadata) = (open.row.uuid.clone(), open.progress.storage_metadata.clone());
-    let digest = digest.clone();
-    let moving = tokio::spawn(async move {
-        let moved = uploads.complete(&uuid, &metadata, &digest, reread).await;
-        (moved, turn)
-    });
-    let (moved, turn) = moving.await.map_err(panicked)?;
-    open.turn = turn;
-    moved
 }

@@ -362,7 +362,7 @@ impl Sink {
     }
 }
 
-pub(super) fn panicked(error: JoinError) -> UploadError {
+fn panicked(error: JoinError) -> UploadError {
     UploadError::Unavailable(error.to_string())
 }
 

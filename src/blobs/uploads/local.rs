@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
 use sha2::{Digest as _, Sha256};
 
-use super::{Appended, FileStamp, Reread, Stamp, UploadError};
+use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
 use crate::blobs::BlobPath;
 use crate::oci::Digest;
 
@@ -153,11 +153,13 @@ impl LocalUploads {
         uuid: &str,
         digest: &Digest,
         copy: Option<LocalCopy>,
+        turn: Option<Turn>,
     ) -> Result<(), UploadError> {
         let upload = self.upload(uuid)?;
         let place = BlobPath::content_address(digest).below(&self.0);
         let root = self.0.clone();
         blocking(&place, move |place| {
+            let _turn = turn;
             let folder = place.parent().unwrap_or(place);
             make_durable_folder(&root, folder)?;
             let Some(copy) = copy else {
@@ -213,16 +215,10 @@ impl LocalAppender {
             if truncate {
                 file.set_len(start)?;
             }
-            let mut at = from;
-            for chunk in &chunks {
-                if let Err(error) = file.write_all_at(chunk, at) {
-                    // What did not fit takes no room from others.
-                    let _ = file.set_len(start);
-                    return Err(error);
-                }
-                at += chunk.len() as u64;
-            }
-            Ok(at)
+            write_all_at(&file, &chunks, from).inspect_err(|_| {
+                // What did not fit takes no room from others.
+                let _ = file.set_len(start);
+            })
         })
         .await?;
         Ok(())
@@ -242,6 +238,15 @@ impl LocalAppender {
         let (written, metadata) = (self.end - self.start, "{}".to_owned());
         Ok(Appended { written, metadata, stamp: Some(stamp.await?) })
     }
+}
+
+/// Returns where the pieces end.
+fn write_all_at(file: &File, pieces: &[Bytes], mut at: u64) -> io::Result<u64> {
+    for piece in pieces {
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(at)
 }
 
 impl FileStamp {

@@ -49,7 +49,7 @@ pub struct Appended {
 
 /// Keeps other requests of ours away from an upload until it is dropped, where they could write over
 /// each other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Turn {
     _locked: Option<Arc<File>>,
 }
@@ -155,17 +155,19 @@ impl Uploads {
         }
     }
 
-    /// Puts the blob into its place; returns when it is durable there.
+    /// Puts the blob into its place; returns when it is durable there. The turn is kept until then,
+    /// also when the client has gone and nobody waits for this any more.
     pub async fn complete(
         &self,
         uuid: &str,
         metadata: &str,
         digest: &Digest,
         reread: Option<Reread>,
+        turn: Option<Turn>,
     ) -> Result<(), UploadError> {
         match self {
             Self::Local(local) => {
-                local.complete(uuid, digest, reread.and_then(|reread| reread.copy)).await
+                local.complete(uuid, digest, reread.and_then(|reread| reread.copy), turn).await
             }
             Self::Bucket(bucket) => bucket.complete(uuid, metadata, digest).await,
         }
