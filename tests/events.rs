@@ -18,7 +18,7 @@ use crate::support::process::{AtExit, signal, wait};
 use crate::support::{Folder, HOSTNAME, Login, Registryd, World, eventually, free_port, http};
 
 /// A Redis of our own.
-struct Redis {
+pub(crate) struct Redis {
     port: u16,
     child: Child,
     _folder: Folder,
@@ -26,7 +26,7 @@ struct Redis {
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub(crate) fn start() -> Redis {
         Redis::start_at(free_port(), &[])
     }
 
@@ -53,7 +53,7 @@ impl Redis {
         redis
     }
 
-    fn connect(&self, db: u8) -> redis::Connection {
+    pub(crate) fn connect(&self, db: u8) -> redis::Connection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/{db}", self.port)).unwrap();
         eventually(|| client.get_connection().ok(), || "Redis does not answer".to_owned())
     }
@@ -65,7 +65,7 @@ impl Redis {
     }
 
     /// How often a command was executed.
-    fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         let info: String =
             redis::cmd("INFO").arg("commandstats").query(&mut self.connect(0)).unwrap();
         let start = format!("cmdstat_{command}:calls=");
@@ -73,7 +73,7 @@ impl Redis {
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     }
 
-    fn map(&self, db: u8) -> Value {
+    pub(crate) fn map(&self, db: u8) -> Value {
         json!({"host": "127.0.0.1", "port": self.port, "db": db})
     }
 }

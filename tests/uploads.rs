@@ -1,7 +1,15 @@
 //! Uploads of blobs: what clients see, what is in the database and the storage afterwards.
 
+mod crashes;
 mod gates;
+mod hostile;
+mod memory;
+mod outages;
+mod overlap;
+mod python;
 mod ranges;
+mod sound;
+pub mod states;
 
 use reqwest::{Method, StatusCode};
 

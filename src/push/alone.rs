@@ -22,6 +22,8 @@ pub(super) struct Alone(Mutex<HashMap<String, Left>>);
 struct Left {
     byte_count: u64,
     chunk_count: i32,
+    /// Also when Python has counted the same, of other bytes.
+    sha_state: Option<String>,
     stamp: Stamp,
     when: Instant,
 }
@@ -35,8 +37,9 @@ impl Alone {
         }
         if uploads.len() < MOST {
             let Progress { byte_count, chunk_count, .. } = *progress;
-            let when = Instant::now();
-            uploads.insert(uuid.to_owned(), Left { byte_count, chunk_count, stamp, when });
+            let (sha_state, when) = (progress.sha_state.clone(), Instant::now());
+            let left = Left { byte_count, chunk_count, sha_state, stamp, when };
+            uploads.insert(uuid.to_owned(), left);
         }
     }
 
@@ -45,6 +48,7 @@ impl Alone {
         self.uploads().get(uuid).is_some_and(|left| {
             left.byte_count == progress.byte_count
                 && left.chunk_count == progress.chunk_count
+                && left.sha_state == progress.sha_state
                 && left.stamp == stamp
         })
     }
@@ -81,6 +85,8 @@ mod tests {
         assert!(alone.is_as_left("u", &at(1), None));
         assert!(!alone.is_as_left("u", &at(2), None));
         assert!(!alone.is_as_left("u", &Progress { chunk_count: 2, ..at(1) }, None));
+        let other_hash = Progress { sha_state: Some("other".to_owned()), ..at(1) };
+        assert!(!alone.is_as_left("u", &other_hash, None));
         alone.forget("u");
         assert!(!alone.is_as_left("u", &at(1), None));
     }

@@ -29,14 +29,24 @@ impl Pushes {
         S: Stream<Item = Result<Bytes, E>> + Unpin,
         E: Display,
     {
-        self.take_in(db, open, range, body).await?;
+        let moved = match self.take_in(db, open, range, body).await {
+            Ok(()) => None,
+            // Perhaps a commit that was cut off after it had put the bytes into place.
+            Err(PushError::Bytes(error @ UploadError::Invalid(_))) => Some(error),
+            Err(error) => return Err(error),
+        };
         step("put: bytes stored");
         let digest = open.hash.digest();
-        if digest.as_str() != claimed {
-            let (claimed, found) = (claimed.to_owned(), digest.to_string());
-            return Err(PushError::Digest { claimed, found });
-        }
-        let reread = self.settle(open, &digest).await?;
+        let reread = match moved {
+            None if digest.as_str() != claimed => {
+                let (claimed, found) = (claimed.to_owned(), digest.to_string());
+                return Err(PushError::Digest { claimed, found });
+            }
+            None => self.settle(open, &digest).await?,
+            Some(_) if digest.as_str() == claimed && self.is_stored(open, &digest).await? => None,
+            Some(error) => return Err(error.into()),
+        };
+        step("put: bytes settled");
         let mut lock = self.0.locks.hold(&digest).await;
         let committed = match lock.state() {
             // Perhaps the garbage collector, which is about to remove what we would put there.
@@ -56,15 +66,7 @@ impl Pushes {
     /// alone has written that is known; anything else is read again.
     async fn settle(&self, open: &Open, digest: &Digest) -> Result<Option<Reread>, PushError> {
         let (uuid, metadata) = (&open.row.uuid, &open.progress.storage_metadata);
-        let as_left = match open.carried {
-            Carried::Alone(_) => true,
-            Carried::WithOthers => false,
-            Carried::Unknown => {
-                let stamp = open.uploads.stamp(uuid).await;
-                stamp.is_ok_and(|stamp| self.0.alone.is_as_left(uuid, &open.row.progress, stamp))
-            }
-        };
-        if as_left {
+        if self.is_as_hashed(open).await? {
             open.uploads.flush(uuid).await?;
             return Ok(None);
         }
@@ -77,9 +79,15 @@ impl Pushes {
                 claimed: digest.to_string(),
                 found: found.digest.to_string(),
             }),
-            // A commit that was cut off after it had put the bytes into place.
-            Err(UploadError::Invalid(_)) if self.is_stored(open, digest).await? => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether this process alone has written what is stored, up to now.
+    async fn is_as_hashed(&self, open: &Open) -> Result<bool, PushError> {
+        match open.carried {
+            Carried::Alone(stamp) => Ok(open.uploads.stamp(&open.row.uuid).await? == stamp),
+            Carried::WithOthers => Ok(false),
         }
     }
 
@@ -97,7 +105,13 @@ impl Pushes {
         if self.is_stored(open, digest).await? {
             open.uploads.cancel(&row.uuid, metadata).await?;
         } else {
-            open.uploads.complete(&row.uuid, metadata, digest, reread).await?;
+            // Somebody may have written to it while we waited for the lock.
+            if reread.is_none() && !self.is_as_hashed(open).await? {
+                let reason = format!("upload {} changes while it is ended", row.uuid);
+                return Err(UploadError::Unavailable(reason).into());
+            }
+            let turn = open.turn.clone();
+            open.uploads.complete(&row.uuid, metadata, digest, reread, turn).await?;
         }
         step("put: in place");
         let (size, uncompressed) = (progress.byte_count, progress.uncompressed_byte_count);

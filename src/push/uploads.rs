@@ -15,7 +15,9 @@ use super::alone::Alone;
 use super::body::Body;
 use super::manifests::Notices;
 use super::steps::step;
-use crate::blobs::{Appender, ResumableSha256, Stamp, Storage, Uncompressed, UploadError, Uploads};
+use crate::blobs::{
+    Appender, BlobPath, ResumableSha256, Stamp, Storage, Turn, Uncompressed, UploadError, Uploads,
+};
 use crate::catalog::{Progress, Session, Upload};
 use crate::config;
 use crate::events::BlobLocks;
@@ -56,13 +58,13 @@ pub struct Open {
     pub(super) hash: ResumableSha256,
     /// By whom, as far as it is known.
     pub(super) carried: Carried,
+    /// Kept until the request is over: what it has stored is written over by no other of ours.
+    pub(super) turn: Option<Turn>,
 }
 
 /// Who has had a hand in an upload.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Carried {
-    /// Its bytes were not looked at yet.
-    Unknown,
     /// This process alone, which leaves it like this.
     Alone(Stamp),
     /// Others too, or nobody knows.
@@ -129,7 +131,7 @@ impl Pushes {
         };
         step("post: row written");
         self.0.alone.leave(&uuid, &progress, begun.stamp);
-        Ok(Open { row, progress, uploads, hash, carried: Carried::Unknown })
+        Ok(Open { row, progress, uploads, hash, carried: Carried::WithOthers, turn: None })
     }
 
     /// Takes up an upload, whoever began it.
@@ -139,6 +141,8 @@ impl Pushes {
         name: &RepoName,
         uuid: &str,
     ) -> Result<Open, PushError> {
+        // What is no uuid finds nothing, and is nothing to ask a database for: it may be any bytes.
+        let uuid = BlobPath::upload(uuid).map_or("", |_| uuid);
         let found = db.upload(name, uuid).await?.ok_or(PushError::NoRepository)?;
         let row = found.ok_or(PushError::NoUpload)?;
         let uploads = self.uploads(&row.location)?;
@@ -146,7 +150,8 @@ impl Pushes {
         let hash = ResumableSha256::from_column(state);
         let hash = hash.ok().filter(|hash| hash.hashed() == row.progress.byte_count);
         let hash = hash.ok_or(PushError::Declined("upload_state"))?;
-        Ok(Open { progress: row.progress.clone(), row, uploads, hash, carried: Carried::Unknown })
+        let (progress, carried) = (row.progress.clone(), Carried::WithOthers);
+        Ok(Open { progress, row, uploads, hash, carried, turn: None })
     }
 
     fn uploads(&self, location: &str) -> Result<Uploads, PushError> {
@@ -199,18 +204,20 @@ impl Pushes {
         let Progress { byte_count, chunk_count, .. } = open.progress;
         let room = self.0.largest.saturating_sub(byte_count);
         let too_large = || PushError::TooLarge { limit: self.0.largest };
-        if let Some(range) = range {
-            let known = range.overlap(byte_count)?;
-            let new = range.length.saturating_sub(known);
-            if new == 0 {
-                return Ok(());
+        let part = match range {
+            Some(range) => {
+                let known = range.overlap(byte_count)?;
+                Some((known, range.length.saturating_sub(known)))
             }
-            if new > room {
-                return Err(too_large());
-            }
-            body.part(known, new);
-        }
+            None => None,
+        };
         let appender = self.turn(db, open).await?;
+        match part {
+            Some((_, 0)) => return Ok(()),
+            Some((_, new)) if new > room => return Err(too_large()),
+            Some((known, new)) => body.part(known, new),
+            None => {}
+        }
         let uncompressed = (chunk_count == 0).then(Uncompressed::default);
         let mut stage = Stage::Ready(Sink { appender, hash: open.hash.clone(), uncompressed });
         let mut taken = 0;
@@ -218,6 +225,9 @@ impl Pushes {
             // The next bytes arrive while the last are hashed and stored.
             let batch = body.batch().await?;
             let sink = stage.ready().await?;
+            if taken > 0 {
+                step("body: some bytes stored");
+            }
             if batch.is_empty() {
                 break sink;
             }
@@ -251,16 +261,18 @@ impl Pushes {
     /// Opens the upload for this request alone, which is where it was read to be.
     async fn turn(&self, db: Session<'_>, open: &mut Open) -> Result<Appender, PushError> {
         let (row, metadata) = (&open.row, &open.progress.storage_metadata);
-        let appender = open.uploads.append(&row.uuid, metadata, row.progress.byte_count).await?;
-        let stamp = appender.stamp();
-        if self.0.alone.is_as_left(&row.uuid, &row.progress, stamp) {
-            open.carried = Carried::Alone(stamp);
-            return Ok(appender);
+        let appended = open.uploads.append(&row.uuid, metadata, row.progress.byte_count).await;
+        if let Ok(appender) = &appended {
+            open.turn = Some(appender.turn());
+            let stamp = appender.stamp();
+            if self.0.alone.is_as_left(&row.uuid, &row.progress, stamp) {
+                open.carried = Carried::Alone(stamp);
+                return Ok(appended?);
+            }
         }
-        open.carried = Carried::WithOthers;
-        // One of them may have had its turn while we waited for ours.
+        // One of the others may have had its turn while we waited for ours, and ended the upload.
         match db.upload_progress(row.id).await? {
-            Some(progress) if progress == row.progress => Ok(appender),
+            Some(progress) if progress == row.progress => Ok(appended?),
             _ => Err(overtaken(db, open).await),
         }
     }

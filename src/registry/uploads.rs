@@ -211,12 +211,7 @@ fn content_range(request: &HttpRequest) -> Result<Option<ContentRange>, ApiError
 
 /// Whether nobody can go on with the upload after this.
 fn ends_upload(error: &PushError) -> bool {
-    matches!(
-        error,
-        PushError::Digest { .. }
-            | PushError::TooLarge { .. }
-            | PushError::Bytes(UploadError::Invalid(_))
-    )
+    matches!(error, PushError::Digest { .. } | PushError::TooLarge { .. })
 }
 
 fn location(app: &App, name: &RepoName, uuid: &str) -> String {

@@ -5,6 +5,7 @@ mod audit;
 mod compare;
 mod images;
 mod installation;
+mod mid_upload;
 mod pages;
 mod plan;
 mod recording;

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::uploads::bytes;
 use super::{BUCKET, ObjectStorage, location};
 use crate::support::images::digest_of;
-use crate::support::{Registryd, World, free_port, http};
 use crate::support::pusher::{Pusher, header, refusal};
+use crate::support::{Registryd, World, free_port, http};
 
 struct Place {
     world: World,
@@ -66,7 +66,7 @@ async fn whole_and_in_chunks() {
             let chunks = if from == 0 { 0 } else { number };
             assert_eq!(place.chunks(), chunks, "each request is an object of its own");
         }
-        let answer = pusher.put(&uuid, &digest, "").await;
+        let answer = pusher.finish(&uuid, &digest, "").await;
         assert_eq!(answer.status(), StatusCode::CREATED, "{sizes:?}");
         assert_eq!(header(&answer, "docker-content-digest"), digest);
         assert!(place.pull(&digest).await == blob, "{sizes:?}");
@@ -83,7 +83,7 @@ async fn the_wrong_digest_leaves_nothing() {
     let uuid = pusher.start().await;
     pusher.patch(&uuid, "bytes").await;
     assert_eq!(place.chunks(), 1);
-    let (status, ..) = refusal(pusher.put(&uuid, &digest_of(b"other"), "").await).await;
+    let (status, ..) = refusal(pusher.finish(&uuid, &digest_of(b"other"), "").await).await;
     assert_eq!((status, place.chunks()), (400, 0));
     assert_eq!(place.world.database.sql("SELECT count(*) FROM blobupload"), "0");
 }
@@ -97,7 +97,7 @@ async fn another_process_goes_on() {
     place.pusher().patch(&uuid, blob[..1000].to_vec()).await;
     place.registryd = place.world.registryd();
     place.pusher().patch(&uuid, blob[1000..].to_vec()).await;
-    assert_eq!(place.pusher().put(&uuid, &digest, "").await.status(), StatusCode::CREATED);
+    assert_eq!(place.pusher().finish(&uuid, &digest, "").await.status(), StatusCode::CREATED);
     assert_eq!(place.registryd.metric("uploads_read_again_total"), 1.0);
     assert!(place.pull(&digest).await == blob);
     assert_eq!(place.chunks(), 0);
@@ -114,10 +114,10 @@ async fn a_storage_that_is_away() {
     world.configure("DISTRIBUTED_STORAGE_CONFIG", json!({"default": away}));
     let registryd = world.registryd();
     let pusher = Pusher::new(&registryd, &world);
-    let (status, code, _) = refusal(pusher.put(&uuid, &digest, "bytes").await).await;
+    let (status, code, _) = refusal(pusher.finish(&uuid, &digest, "bytes").await).await;
     assert_eq!((status, code.as_str()), (503, "UNAVAILABLE"));
     world.configure("DISTRIBUTED_STORAGE_CONFIG", json!({"default": there}));
     let registryd = world.registryd();
     let pusher = Pusher::new(&registryd, &world);
-    assert_eq!(pusher.put(&uuid, &digest, "bytes").await.status(), StatusCode::CREATED);
+    assert_eq!(pusher.finish(&uuid, &digest, "bytes").await.status(), StatusCode::CREATED);
 }

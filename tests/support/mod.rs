@@ -86,16 +86,21 @@ impl World {
     pub fn with_own_storage() -> World {
         let mut world = World::new();
         let storage = world.folder.path().join("storage");
+        world.move_storage(storage);
+        world
+    }
+
+    /// Goes on with a copy of its storage, in a folder that is not there yet.
+    pub fn move_storage(&mut self, storage: std::path::PathBuf) {
         let mut copy = std::process::Command::new("cp");
-        let copied = copy.arg("-a").arg(&world.storage).arg(&storage);
+        let copied = copy.arg("-a").arg(&self.storage).arg(&storage);
         assert!(copied.status().expect("cp runs").success());
-        let mut locations = world.settings["DISTRIBUTED_STORAGE_CONFIG"].clone();
+        let mut locations = self.settings["DISTRIBUTED_STORAGE_CONFIG"].clone();
         for (_, location) in locations.as_object_mut().expect("locations") {
             location[1]["storage_path"] = storage.to_str().expect("our own folder").into();
         }
-        world.configure("DISTRIBUTED_STORAGE_CONFIG", locations);
-        world.storage = storage;
-        world
+        self.configure("DISTRIBUTED_STORAGE_CONFIG", locations);
+        self.storage = storage;
     }
 
     pub fn registryd(&self) -> Registryd {

@@ -32,12 +32,23 @@ impl<'a> Pusher<'a> {
         headers: &[(&str, &str)],
         body: impl Into<reqwest::Body>,
     ) -> Response {
+        self.try_send(method, path, headers, body).await.unwrap()
+    }
+
+    /// For requests under which registryd may end.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<Response> {
         let url = self.registryd.url(&format!("/v2/{}/{path}", self.repo));
         let mut request = http().request(method, url).bearer_auth(&self.token).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.send().await.unwrap()
+        request.send().await
     }
 
     /// Begins an upload and returns its uuid.
@@ -77,6 +88,14 @@ impl<'a> Pusher<'a> {
             StatusCode::OK => Ok(answer.bytes().await.unwrap().to_vec()),
             status => Err(status),
         }
+    }
+
+    /// A whole push of one blob, in two requests with bytes.
+    pub async fn in_halves(&self, blob: &[u8]) -> StatusCode {
+        let (uuid, half) = (self.start().await, blob.len() / 2);
+        let answer = self.patch(&uuid, blob[..half].to_vec()).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        self.finish(&uuid, &digest_of(blob), blob[half..].to_vec()).await.status()
     }
 
     /// Stores a blob, in one request.

@@ -1,18 +1,18 @@
 //! Uploads in a folder: Quay's `LocalStorage`. An upload is the file `uploads/<uuid>`, a blob that
 //! file under another name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
 use sha2::{Digest as _, Sha256};
 
-use super::{Appended, FileStamp, Reread, Stamp, UploadError};
+use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
 use crate::blobs::BlobPath;
 use crate::oci::Digest;
 
@@ -91,7 +91,15 @@ impl LocalUploads {
         let file = Arc::new(file.await?);
         take_turn(&path, &file).await?;
         let locked = file.clone();
-        let opened = blocking(&path, move |_| FileStamp::of(&locked)).await?;
+        let opened = blocking(&path, move |path| {
+            let opened = FileStamp::of(&locked)?;
+            // Whoever had the turn before us may have made a blob of this very file.
+            match FileStamp::of_path(path)?.inode == opened.inode {
+                true => Ok(opened),
+                false => Err(ErrorKind::NotFound.into()),
+            }
+        })
+        .await?;
         if opened.length < byte_count {
             let found = opened.length;
             let reason = format!("{} has {found} of {byte_count} bytes", path.display());
@@ -102,7 +110,7 @@ impl LocalUploads {
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
         let path = self.upload(uuid)?;
-        Ok(Some(blocking(&path, |path| FileStamp::of(&File::open(path)?)).await?))
+        Ok(Some(blocking(&path, FileStamp::of_path).await?))
     }
 
     /// Into a file of its own: Python may have the upload open, and write to it after we have
@@ -172,29 +180,29 @@ impl LocalUploads {
         uuid: &str,
         digest: &Digest,
         copy: Option<LocalCopy>,
+        turn: Option<Turn>,
     ) -> Result<(), UploadError> {
         let upload = self.upload(uuid)?;
         let place = BlobPath::content_address(digest).below(&self.0);
         let root = self.0.clone();
         blocking(&place, move |place| {
+            let _turn = turn;
             let folder = place.parent().unwrap_or(place);
             make_durable_folder(&root, folder)?;
-            match copy {
-                None => fs::rename(&upload, place)?,
-                Some(copy) => copy.put(place)?,
-            }
-            File::open(folder)?.sync_all()
+            let Some(copy) = copy else {
+                fs::rename(&upload, place)?;
+                return File::open(folder)?.sync_all();
+            };
+            copy.put(place)?;
+            File::open(folder)?.sync_all()?;
+            remove(&upload)
         })
         .await
     }
 
     pub(super) async fn cancel(&self, uuid: &str) -> Result<(), UploadError> {
         let path = self.upload(uuid)?;
-        blocking(&path, |path| match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        })
-        .await
+        blocking(&path, remove).await
     }
 }
 
@@ -222,15 +230,22 @@ impl LocalAppender {
         Some(self.opened)
     }
 
+    pub(super) fn locked(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
         // What lies beyond the end is what a failed request has left.
         let truncate = self.end == self.start && self.opened.length > self.start;
-        let (file, start) = (self.file.clone(), self.end);
+        let (file, start, from) = (self.file.clone(), self.start, self.end);
         self.end = blocking(Path::new("upload"), move |_| {
             if truncate {
                 file.set_len(start)?;
             }
-            write_all_at(&file, &chunks, start)
+            write_all_at(&file, &chunks, from).inspect_err(|_| {
+                // What did not fit takes no room from others.
+                let _ = file.set_len(start);
+            })
         })
         .await?;
         Ok(())
@@ -242,6 +257,9 @@ impl LocalAppender {
             if file.metadata()?.len() > end {
                 file.set_len(end)?;
             }
+            // To the nanosecond, unlike what a later write may set within the same tick of the
+            // kernel's clock. Only the file's owner may, and other files were others' anyway.
+            let _ = file.set_modified(SystemTime::now());
             FileStamp::of(&file)
         });
         let (written, metadata) = (self.end - self.start, "{}".to_owned());
@@ -272,9 +290,16 @@ fn write_all_at(file: &File, pieces: &[Bytes], mut at: u64) -> io::Result<u64> {
 
 impl FileStamp {
     fn of(file: &File) -> io::Result<Self> {
-        let found = file.metadata()?;
+        Ok(Self::read(&file.metadata()?))
+    }
+
+    fn of_path(path: &Path) -> io::Result<Self> {
+        Ok(Self::read(&fs::metadata(path)?))
+    }
+
+    fn read(found: &Metadata) -> Self {
         let changed_ns = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-        Ok(Self { inode: found.ino(), length: found.len(), changed_ns })
+        Self { inode: found.ino(), length: found.len(), changed_ns }
     }
 }
 
@@ -333,6 +358,14 @@ fn make_durable_folder(root: &Path, folder: &Path) -> io::Result<()> {
         _ => {}
     }
     above.map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
+
+/// What is gone already is no error.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn blocking<T: Send + 'static>(

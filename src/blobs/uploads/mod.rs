@@ -3,8 +3,10 @@
 
 mod local;
 
+use std::fs::File;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -43,6 +45,13 @@ pub struct Appended {
     pub metadata: String,
     /// What the storage looks like now, where others could change it unseen.
     pub stamp: Stamp,
+}
+
+/// Keeps other requests of ours away from an upload until it is dropped, where they could write over
+/// each other.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    _locked: Option<Arc<File>>,
 }
 
 /// What bytes in storage look like from outside: another stamp, other bytes. Storages in which
@@ -146,17 +155,19 @@ impl Uploads {
         }
     }
 
-    /// Puts the blob into its place; returns when it is durable there.
+    /// Puts the blob into its place; returns when it is durable there. The turn is kept until then,
+    /// also when the client has gone and nobody waits for this any more.
     pub async fn complete(
         &self,
         uuid: &str,
         metadata: &str,
         digest: &Digest,
         reread: Option<Reread>,
+        turn: Option<Turn>,
     ) -> Result<(), UploadError> {
         match self {
             Self::Local(local) => {
-                local.complete(uuid, digest, reread.and_then(|reread| reread.copy)).await
+                local.complete(uuid, digest, reread.and_then(|reread| reread.copy), turn).await
             }
             Self::Bucket(bucket) => bucket.complete(uuid, metadata, digest).await,
         }
@@ -200,6 +211,15 @@ impl Appender {
         match self {
             Self::Local(local) => local.opened(),
             Self::Bucket(_) => None,
+        }
+    }
+
+    /// For the time after it: until the upload's row tells others what has become of it.
+    pub fn turn(&self) -> Turn {
+        match self {
+            Self::Local(local) => Turn { _locked: Some(local.locked()) },
+            // Each request writes objects of its own.
+            Self::Bucket(_) => Turn { _locked: None },
         }
     }
 
