@@ -43,7 +43,9 @@ fn each_kind_of_drift_is_found_and_names_its_capabilities() {
         .tables
         .iter()
         .filter(|table| table.name != "tag")
-        .flat_map(|table| table.columns.iter().map(move |column| (table, column)))
+        .flat_map(|table| {
+            table.columns.iter().chain(&table.push).map(move |column| (table, column))
+        })
         .map(|(table, column)| LiveColumn {
             table: table.name.clone(),
             column: column.name.clone(),
@@ -66,9 +68,9 @@ fn each_kind_of_drift_is_found_and_names_its_capabilities() {
         found,
         [
             r#"robotaccounttoken.token: the column is missing ["V2_AUTH"]"#,
-            r#"manifest.digest: may be NULL, we rely on a value ["V2_PULL"]"#,
-            r#"manifest.manifest_bytes: is bytea, we rely on text ["V2_PULL"]"#,
-            r#"tag: the table is missing ["V2_PULL"]"#,
+            r#"manifest.digest: may be NULL, we rely on a value ["V2_PULL", "V2_PUSH"]"#,
+            r#"manifest.manifest_bytes: is bytea, we rely on text ["V2_PULL", "V2_PUSH"]"#,
+            r#"tag: the table is missing ["V2_PULL", "V2_PUSH"]"#,
         ]
     );
 }
