@@ -1,5 +1,6 @@
 //! Manifests, pushed and deleted: what clients see, and what is in the database afterwards.
 
+mod clients;
 mod crashes;
 mod deletes;
 mod immutable;

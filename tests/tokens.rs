@@ -1,5 +1,6 @@
 //! `GET /v2/auth`: who gets which token.
 
+mod creates;
 mod credentials;
 mod revoked;
 mod scopes;
@@ -241,8 +242,6 @@ async fn what_python_must_decide_is_handed_back() {
     let ada = login(&world.ada);
     let sso = format!("{}.b.c", URL_SAFE_NO_PAD.encode(r#"{"typ":"at+jwt"}"#));
     for (who, scope, reason) in [
-        (ada, "repository:demo/new:push,pull", "push_creates"),
-        (ada, "repository:ada/new:push", "push_creates"),
         (ada, "repository:nobody/new:push", "push_creates"),
         (Some(("$oauthtoken", sso.as_str())), "repository:demo/private:pull", "sso_token_login"),
     ] {

@@ -26,11 +26,11 @@ fn action_log_rows_are_quays() {
     let registryd = installation.registryd(&[], None);
 
     let admin = basic(&installation, "admin");
-    let user = token(&registryd, &admin, "acme/app");
-    let robot = token(&registryd, &basic(&installation, "acme+ci"), "acme/app");
-    let robot_multi = token(&registryd, &basic(&installation, "acme+ci"), "acme/multi");
-    let stranger = token(&registryd, &basic(&installation, "stranger"), "acme/app");
-    let anonymous = token(&registryd, "", "acme/public");
+    let user = token(&registryd, &admin, "acme/app", "pull");
+    let robot = token(&registryd, &basic(&installation, "acme+ci"), "acme/app", "pull");
+    let robot_multi = token(&registryd, &basic(&installation, "acme+ci"), "acme/multi", "pull");
+    let stranger = token(&registryd, &basic(&installation, "stranger"), "acme/app", "pull");
+    let anonymous = token(&registryd, "", "acme/public", "pull");
     // Logins of these kinds are Python's, their tokens are served here.
     let app = renewed(&installation, &recorded, 31);
     let oauth = renewed(&installation, &recorded, 32);
@@ -97,11 +97,16 @@ fn rows_after(installation: &Installation, id: &str) -> Vec<Row> {
     rows.into_iter().map(row).collect()
 }
 
-/// The log row that Quay inserted, if it inserted one.
-fn row_of_quay(effects: &str, operation: &str) -> Option<Row> {
+/// What is recorded of an operation.
+pub fn section(effects: &str, operation: &str) -> String {
     let start = format!("## {operation}\n");
     let section = effects.split_once(&start).unwrap_or_else(|| panic!("no {start:?}")).1;
-    let section = section.split("\n## ").next().expect("at least one part");
+    section.split("\n## ").next().expect("at least one part").to_owned()
+}
+
+/// The log row that Quay inserted, if it inserted one.
+fn row_of_quay(effects: &str, operation: &str) -> Option<Row> {
+    let section = section(effects, operation);
     let row = section.lines().find_map(|line| line.strip_prefix("- INSERT `logentry3`: "))?;
     let (columns, metadata) = row.split_once(", metadata_json=").expect("metadata");
     let column = |name: &str| {
@@ -124,14 +129,19 @@ fn without_resolved_ip(metadata: &str) -> String {
     }
 }
 
-fn basic(installation: &Installation, login: &str) -> String {
+pub fn basic(installation: &Installation, login: &str) -> String {
     use base64::Engine as _;
     let pair = format!("{login}:{}", installation.secret(login));
     format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(pair))
 }
 
-fn token(registryd: &Registryd, authorization: &str, repository: &str) -> String {
-    let path = format!("{AUTH}&scope=repository:{repository}:pull");
+pub fn token(
+    registryd: &Registryd,
+    authorization: &str,
+    repository: &str,
+    actions: &str,
+) -> String {
+    let path = format!("{AUTH}&scope=repository:{repository}:{actions}");
     let authorization = [("Authorization", authorization)];
     let headers = authorization.into_iter().filter(|(_, value)| !value.is_empty());
     let headers = headers.chain([("Host", "localhost")]);

@@ -2,6 +2,7 @@
 //! repository: without them these tests say so and pass.
 
 mod audit;
+mod changes;
 mod compare;
 mod images;
 mod installation;

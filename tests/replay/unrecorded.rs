@@ -15,15 +15,20 @@ pub fn prepare(installation: &Installation, exchange: &Exchange) {
     let Some((name, _)) = path.split_once("/manifests/").filter(|_| stored) else { return };
     let name = name.strip_prefix("/v2/").expect("a path of the registry");
     let body = exchange.request.body.as_ref().and_then(|body| body.bytes()).unwrap_or_default();
-    let Ok(manifest) = serde_json::from_slice::<Value>(&body) else { return };
+    upload_all(installation, name, &String::from_utf8_lossy(&body), &json!({}));
+}
+
+/// Everything that a manifest names; its config has these labels.
+pub fn upload_all(installation: &Installation, name: &str, manifest: &str, labels: &Value) {
+    let Ok(manifest) = serde_json::from_str::<Value>(manifest) else { return };
     let layers = manifest["layers"].as_array().into_iter().flatten();
     for blob in layers.chain([&manifest["config"]]) {
-        upload(installation, name, blob);
+        upload(installation, name, blob, labels);
     }
 }
 
 /// A blob whose bytes nobody has recorded. A stand-in has its length, and what Quay reads of a config.
-fn upload(installation: &Installation, name: &str, descriptor: &Value) {
+fn upload(installation: &Installation, name: &str, descriptor: &Value, labels: &Value) {
     let (Some(digest), Some(size)) = (descriptor["digest"].as_str(), descriptor["size"].as_u64())
     else {
         return;
@@ -34,7 +39,7 @@ fn upload(installation: &Installation, name: &str, descriptor: &Value) {
     let known = database.sql(&format!("SELECT count(*) FROM imagestorage WHERE {of_digest}"));
     if known == "0" {
         let config = json!({"architecture": "amd64", "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": []}});
+            "rootfs": {"type": "layers", "diff_ids": []}, "config": {"Labels": labels}});
         let mut bytes = config.to_string().into_bytes();
         bytes.resize(usize::try_from(size).expect("a small blob"), b' ');
         let file = installation.blob(digest);
