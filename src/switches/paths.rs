@@ -79,6 +79,10 @@ fn decode(path: &[u8]) -> Option<Vec<u8>> {
 /// A digest of any algorithm (deployment contract, section 6.5).
 const DIGEST: &str = "[A-Za-z0-9_+.-]+:[A-Fa-f0-9]+";
 
+/// What is meant to be one: a manifest's, where the OCI spec wants more said than that there is no
+/// such page.
+const DIGEST_LIKE: &str = "[A-Za-z0-9_+.-]+:[^/]*";
+
 /// ASCII, as nginx reads `\w`: a tag in another script goes to Python.
 const TAG: &str = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}";
 
@@ -157,6 +161,7 @@ impl Route {
             "digest" if v2 && self.path.contains("/blobs/") && self.methods == ["DELETE"] => {
                 ANY.into()
             }
+            "digest" if v2 && self.path.contains("/manifests/") => DIGEST_LIKE.into(),
             "digest" => DIGEST.into(),
             "tag" if v2 => TAG.into(),
             _ => ANY.into(),
