@@ -67,7 +67,7 @@ impl LocalUploads {
             let file = match create(path) {
                 // Not its root: an empty folder may be a mount that is missing.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    path.parent().map_or(Ok(()), fs::create_dir)?;
+                    path.parent().map_or(Ok(()), make_folder)?;
                     create(path)
                 }
                 result => result,
@@ -353,11 +353,16 @@ fn make_durable_folder(root: &Path, folder: &Path) -> io::Result<()> {
     if let Some(above) = above {
         make_durable_folder(root, above)?;
     }
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    make_folder(folder)?;
     above.map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
+
+/// Another request may have made it since we looked.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// What is gone already is no error.
@@ -391,6 +396,21 @@ fn failure(path: &Path, error: &io::Error) -> UploadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_first_uploads_of_a_storage_make_its_folder_together() {
+        for round in 0..50u32 {
+            let storage = tempfile::tempdir().unwrap();
+            let begun = (0..8u32).map(|number| {
+                let uploads = LocalUploads::new(storage.path());
+                let uuid = format!("2bf7c3b8-c673-4625-{round:04}-{number:012}");
+                tokio::spawn(async move { uploads.begin(&uuid).await })
+            });
+            for upload in begun.collect::<Vec<_>>() {
+                upload.await.unwrap().unwrap();
+            }
+        }
+    }
 
     #[test]
     fn more_pieces_than_one_call_takes() {
