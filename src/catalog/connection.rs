@@ -10,7 +10,7 @@ use super::enums::Enums;
 use super::error::CatalogError;
 use super::postgres::Postgres;
 use super::pulls::Reads;
-use super::sqlite::Sqlite;
+use super::sqlite::{Access, Sqlite};
 use super::value::{Param, Row, Sql};
 use crate::config::{Database, Engine, Sidecar};
 use crate::telemetry::Metrics;
@@ -80,6 +80,15 @@ pub struct Session<'a> {
     pub(super) route: &'static str,
 }
 
+impl Connections {
+    /// Counts a transaction that had to begin anew.
+    pub(super) fn count_conflict(&self) {
+        if let Self::Postgres(postgres) = self {
+            postgres.count_conflict();
+        }
+    }
+}
+
 impl Session<'_> {
     /// Runs a statement that changes nothing, and returns its rows.
     pub(super) async fn query(
@@ -92,7 +101,9 @@ impl Session<'_> {
             Connections::Postgres(postgres) => {
                 postgres.query(self.route, sql.postgres, params).await
             }
-            Connections::Sqlite(sqlite) => sqlite.query(self.route, sql.sqlite, params).await,
+            Connections::Sqlite(sqlite) => {
+                sqlite.query(Access::Read, self.route, sql.sqlite, params).await
+            }
         }
     }
 
@@ -116,7 +127,9 @@ impl Session<'_> {
             Connections::Postgres(postgres) => {
                 postgres.write(self.route, sql.postgres, params).await
             }
-            Connections::Sqlite(sqlite) => sqlite.write(self.route, sql.sqlite, params).await,
+            Connections::Sqlite(sqlite) => {
+                sqlite.query(Access::Write, self.route, sql.sqlite, params).await
+            }
         }
     }
 

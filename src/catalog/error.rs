@@ -16,6 +16,10 @@ pub enum CatalogError {
         /// The limit, `QUAY_SIDECAR.db_statement_timeout_ms`.
         limit_ms: u128,
     },
+    /// Another transaction was in the way (a deadlock, or one that has to come after it): the same
+    /// transaction may work if it begins anew.
+    #[error("another transaction was in the way: {0}")]
+    Conflict(String),
     /// The database refuses to write for now: a replica, or in recovery.
     #[error("database is read-only: {0}")]
     ReadOnly(String),
@@ -42,10 +46,10 @@ impl CatalogError {
         let reason = format!("{} ({})", db.message(), db.code().code());
         let state = db.code();
         // Class 08: connection; 53: resources; 57: operator intervention (SQL standard classes).
-        let transient = ["08", "53", "57"].iter().any(|class| state.code().starts_with(class))
-            || [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED]
-                .contains(state);
-        if *state == SqlState::READ_ONLY_SQL_TRANSACTION {
+        let transient = ["08", "53", "57"].iter().any(|class| state.code().starts_with(class));
+        if [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(state) {
+            Self::Conflict(reason)
+        } else if *state == SqlState::READ_ONLY_SQL_TRANSACTION {
             Self::ReadOnly(reason)
         } else if transient {
             Self::Unavailable(reason)

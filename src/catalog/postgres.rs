@@ -113,6 +113,11 @@ impl Postgres {
         Err(CatalogError::Unavailable("no connection lives".to_owned()))
     }
 
+    /// Counts a transaction that had to begin anew.
+    pub(super) fn count_conflict(&self) {
+        self.shared.metrics.conflicts.inc();
+    }
+
     async fn client(&self) -> Result<Client, CatalogError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => {

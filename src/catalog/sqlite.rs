@@ -116,27 +116,16 @@ impl Sqlite {
         }))
     }
 
-    /// Runs a statement that changes nothing.
+    /// Runs a statement; one that changes something in a transaction of its own.
     pub(super) async fn query(
         &self,
+        access: Access,
         route: &'static str,
         sql: &'static str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, CatalogError> {
         let sets = vec![params.iter().map(Param::sqlite).collect()];
-        let rows = self.run(Access::Read, route, Statement { sql, sets }).await?;
-        Ok(rows.into_iter().map(Row::Sqlite).collect())
-    }
-
-    /// Runs a statement that changes something, in a transaction of its own.
-    pub(super) async fn write(
-        &self,
-        route: &'static str,
-        sql: &'static str,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, CatalogError> {
-        let sets = vec![params.iter().map(Param::sqlite).collect()];
-        let rows = self.run(Access::Write, route, Statement { sql, sets }).await?;
+        let rows = self.run(access, route, Statement { sql, sets }).await?;
         Ok(rows.into_iter().map(Row::Sqlite).collect())
     }
 

@@ -85,6 +85,8 @@ pub struct Metrics {
     pub pool_in_use: Gauge,
     /// `db_pool_timeouts_total`: requests that got no connection in time.
     pub pool_timeouts: Counter,
+    /// `db_conflicts_total`: transactions that began anew because another was in the way.
+    pub conflicts: Counter,
     /// `quay_declined_total{capability,reason}`
     pub declines: Family<Decline, Counter>,
     /// `audit_batches_total{outcome}`: group commits.
@@ -132,6 +134,7 @@ impl Default for Metrics {
             statements: Family::default(),
             pool_in_use: Gauge::default(),
             pool_timeouts: Counter::default(),
+            conflicts: Counter::default(),
             declines: Family::default(),
             audit_batches: Family::default(),
             audit_rows: Family::default(),
@@ -167,6 +170,7 @@ impl Metrics {
         r.register("db_statements", "Statements sent to the database", self.statements.clone());
         r.register("db_pool_connections_in_use", "Connections in use", self.pool_in_use.clone());
         r.register("db_pool_timeouts", "No connection in time", self.pool_timeouts.clone());
+        r.register("db_conflicts", "Transactions that began anew", self.conflicts.clone());
         r.register("quay_declined", "Requests handed back to Python", self.declines.clone());
         r.register(
             "quay_passed_through",
