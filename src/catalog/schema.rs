@@ -8,7 +8,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
@@ -46,7 +46,7 @@ pub struct Table {
     /// Columns of each other index that our statements lean on.
     #[serde(default)]
     pub indexes: Vec<Vec<String>>,
-    /// Values of `name` that must exist, for a table of enumerated names.
+    /// Values of `name` that a rendered table has, for a table of enumerated names.
     #[serde(default)]
     pub rows: Vec<String>,
 }
@@ -151,8 +151,6 @@ pub enum Problem {
     },
     /// We rely on a value, the live column may have none.
     Nullable,
-    /// A row with this `name` is missing from a table of enumerated names.
-    MissingRow(String),
 }
 
 /// The capability of pushes.
@@ -195,18 +193,6 @@ pub fn compare(contract: &Contract, live: &[LiveColumn]) -> Vec<Drift> {
             let drift = problem(column).map(|found| table.drift(Some(&column.name), found));
             let capabilities = vec![PUSH.to_owned()];
             drifts.extend(drift.map(|drift| Drift { capabilities, ..drift }));
-        }
-    }
-    drifts
-}
-
-/// Enumerated names that are missing, given every `(table, name)` that the live database has.
-pub fn compare_rows(contract: &Contract, live: &[(String, String)]) -> Vec<Drift> {
-    let live: BTreeSet<(&str, &str)> = live.iter().map(|(t, n)| (t.as_str(), n.as_str())).collect();
-    let mut drifts = Vec::new();
-    for table in contract.tables.iter().filter(|table| !table.columns.is_empty()) {
-        for name in table.rows.iter().filter(|name| !live.contains(&(&table.name, name))) {
-            drifts.push(table.drift(Some("name"), Problem::MissingRow(name.clone())));
         }
     }
     drifts
@@ -302,7 +288,6 @@ impl fmt::Display for Drift {
                 write!(f, "is {found}, we rely on {}", format!("{expected:?}").to_lowercase())
             }
             Problem::Nullable => write!(f, "may be NULL, we rely on a value"),
-            Problem::MissingRow(name) => write!(f, "the row `{name}` is missing"),
         }
     }
 }
