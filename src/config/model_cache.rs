@@ -18,8 +18,9 @@ pub enum ModelCache {
     Memcached(MemcachedAddress),
     /// The `primary` of a Redis.
     Redis(Redis),
-    /// Somewhere that this program cannot clear: until it expires Python may serve what is gone,
-    /// manifests for 300 s.
+    /// Somewhere that this program cannot clear. What would have to be cleared stays with Python,
+    /// which would serve what is gone for up to 300 s: deletes, and pushes of manifests that refer
+    /// to another.
     Unreached,
 }
 
@@ -55,8 +56,8 @@ pub(super) fn model_cache(r: &mut Reader<'_>) -> ModelCache {
         Some(value) => parse(value),
     };
     let cache = cache.unwrap_or_else(|Wrong { reason, remedy }| {
-        let until = "until it expires Python may serve what was deleted here";
-        r.warn(KEY, format!("{reason}; this cache is not cleared: {until}"), remedy);
+        let stays = "deletes, and pushes of manifests with a subject, stay with Python";
+        r.warn(KEY, format!("{reason}, so this cache cannot be cleared: {stays}"), remedy);
         ModelCache::Unreached
     });
     if cache == ModelCache::Private && names_an_endpoint(r) {
@@ -86,7 +87,7 @@ fn parse(value: &ValueKind) -> Parsed<ModelCache> {
         "redis" => primary(map).map(ModelCache::Redis),
         "rediscluster" => Err(Wrong::new(
             "engine: rediscluster is not built",
-            "use the engine redis, or leave deletes to Python",
+            "use the engine redis to have them here",
         )),
         other => Err(Wrong::new(
             format!("engine: {} is not known", other.escape_debug()),
