@@ -1,9 +1,11 @@
 //! Manifests, pushed and deleted: what clients see, and what is in the database afterwards.
 
 mod clients;
+mod conflicts;
 mod crashes;
 mod deletes;
 mod immutable;
+mod quotas;
 mod refusals;
 mod rows;
 

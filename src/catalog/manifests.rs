@@ -13,6 +13,7 @@ use super::enums::Enums;
 use super::error::CatalogError;
 use super::performer::{Entity, Performer, per_entity};
 use super::pulls::{Blob, Repository, StoredAt, repository_columns, repository_named};
+use super::quotas::{Crossed, Severity};
 use super::tag_changes::{TagError, Target, among};
 use super::transaction::Transaction;
 use super::value::{Param, Sql};
@@ -86,6 +87,8 @@ pub struct NewTag<'a> {
     pub name: &'a str,
     /// The queue of `repo_push` notifications, and what their bodies say after the uuid.
     pub notice: (&'a str, &'a str),
+    /// What administrators are told of a quota that is reached: a JSON object.
+    pub quota_notice: &'a str,
 }
 
 /// A manifest that is in a repository now.
@@ -98,6 +101,8 @@ pub enum Stored {
     },
     /// It was there, and has been collected since; or the repository has gone.
     Gone,
+    /// Without a tag, for Quay's garbage collector: the namespace's quota is used up.
+    OverQuota,
 }
 
 /// Quay's `TEMP_TAG_EXPIRATION_SEC`: how long children and what was there already are kept.
@@ -169,17 +174,6 @@ const INSERT_UNSCANNED: &str = "\
     INSERT INTO manifestsecuritystatus (repository_id, manifest_id, index_status, error_json, \
         last_indexed, indexer_hash, indexer_version, metadata_json) \
     VALUES ($1, $2, 0, '{}', $3, '', 4, '{}') ON CONFLICT DO NOTHING";
-
-/// Counts that nobody keeps up to date are begun anew by Quay's worker (contract §4.7).
-const VOID_REPOSITORY_COUNT: &str = "\
-    UPDATE quotarepositorysize \
-    SET size_bytes = 0, backfill_start_ms = NULL, backfill_complete = false \
-    WHERE repository_id = $1 AND backfill_start_ms IS NOT NULL";
-
-const VOID_NAMESPACE_COUNT: &str = "\
-    UPDATE quotanamespacesize \
-    SET size_bytes = 0, backfill_start_ms = NULL, backfill_complete = false \
-    WHERE namespace_user_id = $1 AND backfill_start_ms IS NOT NULL";
 
 impl Session<'_> {
     /// The repository and the performer of a change, and whether the manifest of `digest` is there
@@ -301,6 +295,12 @@ impl Transaction<'_> {
         };
         let mut by_policy = false;
         if let Some(tag) = new.tag {
+            if rules.quotas.enforced && self.is_over_quota(repository, &tag, rules).await? {
+                if inserted.is_some() {
+                    self.give_up(repository.id, manifest_id, now_ms).await?;
+                }
+                return Ok(Stored::OverQuota);
+            }
             let obeyed = self.obeyed(manifest_id, new.manifest.is_list()).await?;
             let target = Target {
                 repository,
@@ -318,6 +318,20 @@ impl Transaction<'_> {
             self.notify(repository.id, queue, event).await?;
         }
         Ok(Stored::Yes { by_policy })
+    }
+
+    /// Whether no tag may be moved any more, now that the manifest is counted.
+    async fn is_over_quota(
+        &mut self,
+        repository: &Repository,
+        tag: &NewTag<'_>,
+        rules: &config::Push,
+    ) -> Result<bool, CatalogError> {
+        let standing = self.standing(repository.id).await?;
+        let crossed = standing.and_then(|s| s.crossed(s.counted, rules.quotas.default_bytes));
+        let Some(Crossed { severity, .. }) = crossed else { return Ok(false) };
+        self.tell_administrators(repository.namespace_id, severity, tag.quota_notice).await?;
+        Ok(severity == Severity::Reject)
     }
 
     /// Every row of a manifest; `None` where somebody else has just made it.
@@ -350,10 +364,7 @@ impl Transaction<'_> {
         if !contents.blobs.is_empty() {
             self.query(INSERT_BLOBS, &[of[0], of[1], Param::Ints(&contents.blobs)]).await?;
         }
-        if !rules.quota_management && rules.invalidate_quota_totals {
-            self.query(VOID_REPOSITORY_COUNT, &of[..1]).await?;
-            self.query(VOID_NAMESPACE_COUNT, &[repository.namespace_id.into()]).await?;
-        }
+        self.count(repository, id, &contents.blobs, &rules.quotas).await?;
         if !children.is_empty() {
             self.query(INSERT_CHILDREN, &[of[0], of[1], Param::Ints(&contents.children)]).await?;
         }

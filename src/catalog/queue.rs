@@ -49,11 +49,21 @@ impl Transaction<'_> {
         event: &str,
     ) -> Result<(), CatalogError> {
         let rows = self.query(NOTIFICATIONS, &[repository_id.into()]).await?;
-        let mut items = Vec::new();
-        for row in &rows {
-            let uuid: &str = row.get(0)?;
-            items.push((queue.to_owned(), format!("{{\"notification_uuid\": \"{uuid}\", {event}")));
-        }
+        let uuids: Vec<&str> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+        self.announce(&uuids, queue, event).await
+    }
+
+    /// The same to the notifications of these uuids.
+    pub(super) async fn announce(
+        &mut self,
+        uuids: &[&str],
+        queue: &str,
+        event: &str,
+    ) -> Result<(), CatalogError> {
+        let item = |uuid: &&str| {
+            (queue.to_owned(), format!("{{\"notification_uuid\": \"{uuid}\", {event}"))
+        };
+        let items: Vec<(String, String)> = uuids.iter().map(item).collect();
         self.enqueue(&items).await
     }
 

@@ -276,6 +276,20 @@ impl Transaction<'_> {
         self.query(INSERT_TEMPORARY, &params).await.map(drop)
     }
 
+    /// Leaves a manifest that nothing keeps to Quay's garbage collector, which looks for tags that
+    /// have ended long ago.
+    pub(super) async fn give_up(
+        &mut self,
+        repository_id: i32,
+        manifest_id: i32,
+        now_ms: i64,
+    ) -> Result<(), CatalogError> {
+        let named = serde_json::json!([(format!("$temp-{}", Uuid::new_v4()), manifest_id)]);
+        let named = named.to_string();
+        let params = [repository_id.into(), (&named).into(), now_ms.into(), 0_i64.into()];
+        self.query(INSERT_TEMPORARY, &params).await.map(drop)
+    }
+
     async fn policies_cover(
         &mut self,
         repository: &Repository,

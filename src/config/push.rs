@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use config::ValueKind;
 
+use super::quotas::{self, Quotas};
 use super::reader::{Parsed, Reader, Show, Wrong, feature, flag, names, number, text};
 use crate::oci::PushRules;
 
@@ -17,12 +18,8 @@ pub struct Push {
     /// `PUSH_TEMP_TAG_EXPIRATION_SEC`, default 3600 s: how long a blob is kept that no manifest
     /// names, and a manifest that no tag does.
     pub temp_tag_expiration: Duration,
-    /// `FEATURE_QUOTA_MANAGEMENT` and `FEATURE_VERIFY_QUOTA`: pushes are held against quotas.
-    pub quotas: bool,
-    /// `FEATURE_QUOTA_MANAGEMENT`, default false: what is pushed is counted.
-    pub quota_management: bool,
-    /// `QUOTA_INVALIDATE_TOTALS`, default true: without counting, old counts are made void.
-    pub invalidate_quota_totals: bool,
+    /// How much a namespace may have.
+    pub quotas: Quotas,
     /// `ACTION_LOG_AUDIT_PUSH_FAILURES`, default false.
     pub log_failures: bool,
     /// `ACTION_LOG_AUDIT_DELETE_FAILURES`, default false.
@@ -60,8 +57,6 @@ impl Push {
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Push {
-    let managed = r.setting("FEATURE_QUOTA_MANAGEMENT", false, feature);
-    let verified = r.setting("FEATURE_VERIFY_QUOTA", true, feature);
     let replicated = r.setting("FEATURE_STORAGE_REPLICATION", false, feature);
     let replication_queue =
         r.setting("REPLICATION_QUEUE_NAME", "imagestoragereplication".into(), text);
@@ -73,9 +68,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Push {
             Duration::from_secs(3600),
             seconds,
         ),
-        quotas: managed && verified,
-        quota_management: managed,
-        invalidate_quota_totals: r.setting("QUOTA_INVALIDATE_TOTALS", true, flag),
+        quotas: quotas::read(r),
         log_failures: r.setting("ACTION_LOG_AUDIT_PUSH_FAILURES", false, flag),
         log_delete_failures: r.setting("ACTION_LOG_AUDIT_DELETE_FAILURES", false, flag),
         oci: r.setting("FEATURE_GENERAL_OCI_SUPPORT", true, feature),

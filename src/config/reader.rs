@@ -113,6 +113,12 @@ impl Show for u32 {
     }
 }
 
+impl Show for i64 {
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Show for u64 {
     fn show(&self) -> String {
         self.to_string()

@@ -5,15 +5,13 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::notices::quota_metadata;
 use super::steps::step;
 use super::uploads::Pushes;
-use crate::audit::push_python_string;
 use crate::blobs::UploadError;
 use crate::catalog::{
-    CatalogError, Change, Contents, Deleted, Entity, NewManifest, NewTag, Performer,
-    PerformerDetail, Session, Stored, TagError,
+    CatalogError, Change, Contents, Deleted, Entity, NewManifest, NewTag, Session, Stored, TagError,
 };
-use crate::config;
 use crate::oci::manifest::{ManifestError, PushedManifest};
 use crate::oci::{Digest, ManifestType, RepoName, is_schema1};
 
@@ -77,6 +75,9 @@ pub enum ManifestPushError {
     /// The tag may not be moved or deleted.
     #[error("tag '{0}' is immutable")]
     Immutable(String),
+    /// The namespace has as many bytes as it may.
+    #[error("the quota of the namespace is used up")]
+    OverQuota,
     /// The storage.
     #[error(transparent)]
     Bytes(#[from] UploadError),
@@ -124,6 +125,10 @@ impl Pushes {
         {
             return Err(ManifestPushError::Digest);
         }
+        // Python would go on listing the subject's referrers without it.
+        if self.0.model_cache_unreached && manifest.subject.is_some() {
+            return Err(ManifestPushError::Declined("model_cache"));
+        }
         for _ in 0..ATTEMPTS {
             let change = db.change(name, digest.as_str(), entity).await?;
             let change = change.ok_or(ManifestPushError::NoRepository)?;
@@ -136,8 +141,11 @@ impl Pushes {
             };
             let event = self.0.notices.event(name, target, change.performer.as_ref());
             let queue = self.0.notices.queue(name);
+            let quota_notice = quota_metadata(&name.namespace, false);
             let tag = match target {
-                Target::Tag(name) => Some(NewTag { name, notice: (&queue, &event) }),
+                Target::Tag(name) => {
+                    Some(NewTag { name, notice: (&queue, &event), quota_notice: &quota_notice })
+                }
                 Target::Digest(_) => None,
             };
             let (repository, manifest, digest) = (&change.repository, &manifest, &digest);
@@ -145,14 +153,18 @@ impl Pushes {
             step("manifest: checked");
             let stored = db.store_manifest(&new, &self.0.rules).await?;
             step("manifest: stored");
-            if let Stored::Yes { by_policy } = stored {
-                return Ok(Pushed {
-                    digest: digest.clone(),
-                    subject: manifest.subject.as_ref().map(|subject| subject.digest.clone()),
-                    artifact_type: manifest.artifact_type.clone(),
-                    by_policy,
-                    change,
-                });
+            match stored {
+                Stored::Yes { by_policy } => {
+                    return Ok(Pushed {
+                        digest: digest.clone(),
+                        subject: manifest.subject.as_ref().map(|subject| subject.digest.clone()),
+                        artifact_type: manifest.artifact_type.clone(),
+                        by_policy,
+                        change,
+                    });
+                }
+                Stored::OverQuota => return Err(ManifestPushError::OverQuota),
+                Stored::Gone => {}
             }
         }
         Err(CatalogError::Unavailable(format!("{digest} is collected as fast as it is pushed")))?
@@ -259,95 +271,5 @@ impl Pushes {
             }
         }
         Ok(ids)
-    }
-}
-
-/// What `repo_push` notifications say (contract §4.10).
-#[derive(Clone, Debug)]
-pub(super) struct Notices {
-    queue: String,
-    hostname: String,
-    base_url: String,
-}
-
-impl Notices {
-    pub(super) fn new(queue: &str, server: &config::Server) -> Self {
-        let (queue, hostname) = (queue.to_owned(), server.hostname.clone());
-        Self { queue, hostname, base_url: server.base_url() }
-    }
-
-    fn queue(&self, name: &RepoName) -> String {
-        format!("{}/{}/{}/repo_push/", self.queue, name.namespace, name.repository)
-    }
-
-    /// The body of an item of the queue, after the notification's uuid.
-    fn event(&self, name: &RepoName, target: Target<'_>, by: Option<&Performer>) -> String {
-        let tag = match target {
-            Target::Tag(tag) => text(tag),
-            Target::Digest(_) => return String::new(),
-        };
-        let Self { hostname, base_url, .. } = self;
-        let (repository, namespace) = (text(&name.to_string()), text(&name.namespace));
-        let url = text(&format!("{hostname}/{name}"));
-        let homepage = text(&format!("{base_url}/repository/{name}"));
-        format!(
-            "\"event_data\": {{\"repository\": {repository}, \"namespace\": {namespace}, \
-             \"name\": {}, \"docker_url\": {url}, \"homepage\": {homepage}, \
-             \"updated_tags\": [{tag}]}}, \"performer_data\": {{{}}}}}",
-            text(&name.repository),
-            by.map(performer_data).unwrap_or_default(),
-        )
-    }
-}
-
-fn performer_data(performer: &Performer) -> String {
-    let Some((id, username)) = performer.id.zip(performer.username.as_deref()) else {
-        return String::new();
-    };
-    let mut data = format!("\"entity_id\": {id}, \"entity_name\": {}", text(username));
-    if let PerformerDetail::OAuthToken { id, client_id, application } = &performer.detail {
-        data.push_str(&format!(
-            ", \"oauth_token_id\": {id}, \"oauth_token_application_id\": {}, \
-             \"oauth_token_application\": {}",
-            text(client_id),
-            text(application)
-        ));
-    }
-    data
-}
-
-/// As `json.dumps` writes it.
-fn text(value: &str) -> String {
-    let mut json = String::new();
-    push_python_string(&mut json, value);
-    json
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The body that a real Quay queued for the same push.
-    #[test]
-    fn notices_are_spelled_as_python_does() {
-        let notices = Notices {
-            queue: "notification".into(),
-            hostname: "localhost:18080".into(),
-            base_url: "http://localhost:18080".into(),
-        };
-        let name = RepoName { namespace: "acme".into(), repository: "scratch".into() };
-        let admin = Performer {
-            id: Some(1),
-            username: Some("admin".into()),
-            detail: PerformerDetail::User,
-        };
-        let event = notices.event(&name, Target::Tag("u4"), Some(&admin));
-        assert_eq!(
-            format!("{{\"notification_uuid\": \"1\", {event}"),
-            r#"{"notification_uuid": "1", "event_data": {"repository": "acme/scratch", "namespace": "acme", "name": "scratch", "docker_url": "localhost:18080/acme/scratch", "homepage": "http://localhost:18080/repository/acme/scratch", "updated_tags": ["u4"]}, "performer_data": {"entity_id": 1, "entity_name": "admin"}}"#
-        );
-        assert_eq!(notices.queue(&name), "notification/acme/scratch/repo_push/");
-        let nobody = notices.event(&name, Target::Tag("u4"), None);
-        assert!(nobody.ends_with("\"performer_data\": {}}"), "{nobody}");
     }
 }

@@ -5,11 +5,14 @@ mod alone;
 mod body;
 mod commit;
 mod manifests;
+mod notices;
+mod quotas;
 mod steps;
 mod uploads;
 
 pub use body::{Body, BodyError};
 pub use manifests::{Body as ManifestBody, ManifestPushError, Pushed, Target};
+pub use quotas::Phase;
 pub use steps::{MANIFEST_STEPS, STEPS};
 pub use uploads::{ContentRange, Open, Pushes};
 
@@ -45,6 +48,9 @@ pub enum PushError {
         /// The setting, in bytes.
         limit: u64,
     },
+    /// The namespace has as many bytes as it may.
+    #[error("the quota of the namespace is used up")]
+    OverQuota,
     /// The client's bytes do not come.
     #[error(transparent)]
     Body(#[from] BodyError),

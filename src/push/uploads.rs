@@ -13,13 +13,13 @@ use uuid::Uuid;
 use super::PushError;
 use super::alone::Alone;
 use super::body::Body;
-use super::manifests::Notices;
+use super::notices::Notices;
 use super::steps::step;
 use crate::blobs::{
     Appender, BlobPath, ResumableSha256, Stamp, Storage, Turn, Uncompressed, UploadError, Uploads,
 };
 use crate::catalog::{Progress, Session, Upload};
-use crate::config;
+use crate::config::{self, ModelCache};
 use crate::events::BlobLocks;
 use crate::oci::RepoName;
 use crate::telemetry::Metrics;
@@ -39,6 +39,8 @@ pub(super) struct Inner {
     pub(super) notices: Notices,
     pub(super) proxy_cache: bool,
     pub(super) sparse_index: bool,
+    /// Whether Python keeps answers where this program cannot clear them.
+    pub(super) model_cache_unreached: bool,
     /// `MAXIMUM_LAYER_SIZE`, in bytes.
     pub(super) largest: u64,
     /// How long a blob is kept before a manifest names it.
@@ -83,7 +85,7 @@ pub struct ContentRange {
 impl Pushes {
     /// Into the storage that `storage` prefers.
     pub fn new(config: &config::Config, locks: BlobLocks, metrics: Arc<Metrics>) -> Self {
-        let config::Config { storage, push, features, .. } = config;
+        let config::Config { storage, push, features, model_cache, .. } = config;
         let mut locations = BTreeMap::new();
         for (name, location) in &storage.locations {
             match Uploads::of(location) {
@@ -101,6 +103,7 @@ impl Pushes {
             notices: Notices::new(&push.notification_queue, &config.server),
             proxy_cache: features.proxy_cache,
             sparse_index: features.sparse_index,
+            model_cache_unreached: *model_cache == ModelCache::Unreached,
             largest: push.maximum_layer_size,
             keep: push.temp_tag_expiration,
             alone: Alone::default(),

@@ -60,6 +60,7 @@ impl Access {
         app.check_anonymous(access.route, access.entity())?;
         if !reads {
             app.check_writable(access.route, request.method())?;
+            check_content_coding(request)?;
         }
         Ok(access)
     }
@@ -221,6 +222,17 @@ impl App {
             _ => request.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default(),
         };
         Client { ip, user_agent: latin1(request, &header::USER_AGENT) }
+    }
+}
+
+/// Bytes are what they are called by their digest: nobody unpacks what a client has packed for the
+/// way, and what was packed is another blob.
+fn check_content_coding(request: &HttpRequest) -> Result<(), ApiError> {
+    let coding = latin1(request, &header::CONTENT_ENCODING);
+    let plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    match coding.split(',').map(str::trim).all(plain) {
+        true => Ok(()),
+        false => Err(ApiError::ContentCoding(coding.chars().take(100).collect())),
     }
 }
 

@@ -35,6 +35,8 @@ pub enum ApiError {
         /// Those that it has.
         allow: &'static str,
     },
+    /// A body in a content coding, which is stored by nobody.
+    ContentCoding(String),
     /// Too soon after wrong passwords.
     Throttled {
         /// How long to wait.
@@ -161,6 +163,11 @@ pub fn too_slow(message: String) -> ApiError {
     oci_error(StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID", message)
 }
 
+/// The namespace has as many bytes as it may.
+pub fn quota_exceeded() -> ApiError {
+    oci_error(StatusCode::FORBIDDEN, "DENIED", "Quota has been exceeded on namespace")
+}
+
 /// `DISABLE_PUSHES`. The code is Quay's, spaces and all.
 pub fn pushes_disabled() -> ApiError {
     let message = "Pushes to the registry are currently disabled. \
@@ -248,6 +255,7 @@ impl ApiError {
             Self::Abort { status, .. } => *status,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ContentCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Python => StatusCode::OK,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -263,6 +271,7 @@ impl fmt::Display for ApiError {
             Self::Abort { message, .. } => f.write_str(message),
             Self::NoRoute => f.write_str("no such route"),
             Self::NoMethod { .. } => f.write_str("no such method"),
+            Self::ContentCoding(coding) => write!(f, "Content-Encoding: {coding}"),
             Self::Throttled { seconds } => write!(f, "throttled for {seconds} s"),
             Self::Python => f.write_str("handed back to Python"),
             Self::Unavailable(reason) => write!(f, "unavailable: {reason}"),
@@ -288,6 +297,14 @@ impl ResponseError for ApiError {
             Self::NoMethod { allow } => {
                 response.insert_header((header::ALLOW, *allow));
                 html(&mut response, NO_METHOD)
+            }
+            Self::ContentCoding(coding) => {
+                // RFC 9110, 15.5.16
+                response.insert_header((header::ACCEPT_ENCODING, "identity"));
+                let message = format!(
+                    "Content-Encoding {coding:?} is not taken: bytes are stored as they are sent"
+                );
+                oci_body(&mut response, "UNSUPPORTED", &message)
             }
             Self::Throttled { seconds } => throttled(&mut response, *seconds),
             Self::Python => response.insert_header((ACCEL_REDIRECT, "@quay_python")).finish(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -14,10 +14,11 @@ use super::App;
 use super::access::Access;
 use super::error::{
     ApiError, HTML, digest_invalid, manifest_invalid, manifest_type_unsupported, manifest_unknown,
-    name_unknown, size_invalid, tag_immutable, too_slow,
+    name_unknown, quota_exceeded, size_invalid, tag_immutable, too_slow,
 };
 use crate::audit::{Changed, TagChange};
 use crate::catalog::{Performer, PerformerDetail};
+use crate::config::ModelCache;
 use crate::events::Action;
 use crate::oci::{ManifestType, PushType, UNSUPPORTED_TYPE, is_tag};
 use crate::push::{ManifestBody, ManifestPushError, Pushed, Target};
@@ -119,8 +120,9 @@ async fn check(app: &App, request: &HttpRequest) -> Result<Access, ApiError> {
         return Err(app.decline(capability, "logs_model"));
     }
     let access = Access::check_push(app, request).await?;
-    if app.shared.config.push.quota_management {
-        return Err(app.decline(capability, "quotas"));
+    let unreached = app.shared.config.model_cache == ModelCache::Unreached;
+    if unreached && request.method() == Method::DELETE {
+        return Err(app.decline(capability, "model_cache"));
     }
     Ok(access)
 }
@@ -253,6 +255,7 @@ impl App {
             ManifestPushError::NoRepository => name_unknown(),
             ManifestPushError::Unknown => manifest_unknown(),
             ManifestPushError::Immutable(_) => tag_immutable(&message),
+            ManifestPushError::OverQuota => quota_exceeded(),
             ManifestPushError::Unparsable(_) | ManifestPushError::Digest => {
                 manifest_invalid(json!({"message": message}))
             }

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::App;
 use super::access::Access;
 use super::error::{
-    ApiError, HTML, invalid_request, name_unknown, size_invalid, too_slow, upload_invalid,
-    upload_unknown,
+    ApiError, HTML, invalid_request, name_unknown, quota_exceeded, size_invalid, too_slow,
+    upload_invalid, upload_unknown,
 };
 use super::query;
 use crate::blobs::UploadError;
 use crate::oci::{Digest, RepoName};
-use crate::push::{Body, BodyError, ContentRange, Open, PushError};
+use crate::push::{Body, BodyError, ContentRange, Open, Phase, PushError};
 
 /// `POST`: begins an upload, mounts a blob of another repository, or takes a blob whole.
 pub async fn start(
@@ -22,10 +22,14 @@ pub async fn start(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, ApiError> {
-    let access = match check(&app, &request).await {
+    let access = match Access::check_push(&app, &request).await {
         Ok(access) => access,
         Err(error) => return app.hand_back(error, &request, body).await,
     };
+    let db = app.catalog.session(access.route.name());
+    let pushes = &app.shared.pushes;
+    let held = pushes.hold_to_quota(db, &access.name, access.entity(), Phase::Begin).await;
+    held.map_err(|error| app.refused(&access, error))?;
     let query = request.query_string();
     if let Some(digest) = query::value(query, "mount") {
         let from = query::value(query, "from").unwrap_or_default();
@@ -33,8 +37,6 @@ pub async fn start(
             return Ok(mounted);
         }
     }
-    let db = app.catalog.session(access.route.name());
-    let pushes = &app.shared.pushes;
     let mut open = match pushes.begin(db, &access.name).await {
         Ok(open) => open,
         Err(error) => {
@@ -70,7 +72,7 @@ pub async fn start(
 
 /// `GET` and `HEAD`: how far an upload has come.
 pub async fn status(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, ApiError> {
-    let access = check(&app, &request).await?;
+    let access = Access::check_push(&app, &request).await?;
     let open = open(&app, &access, &request).await?;
     let last = open.byte_count().saturating_sub(1);
     Ok(HttpResponse::NoContent()
@@ -90,6 +92,7 @@ pub async fn append(
         Ok(checked) => checked,
         Err(error) => return app.hand_back(error, &request, body).await,
     };
+    has_room(&app, &access, &open).await?;
     let range = content_range(&request)?;
     let db = app.catalog.session(access.route.name());
     let pushes = &app.shared.pushes;
@@ -116,7 +119,7 @@ pub async fn finish(
     body: web::Payload,
     app: web::Data<App>,
 ) -> Result<HttpResponse, ApiError> {
-    let access = match check(&app, &request).await {
+    let access = match Access::check_push(&app, &request).await {
         Ok(access) => access,
         Err(error) => return app.hand_back(error, &request, body).await,
     };
@@ -128,6 +131,7 @@ pub async fn finish(
         Ok(open) => open,
         Err(error) => return app.hand_back(error, &request, body).await,
     };
+    has_room(&app, &access, &open).await?;
     let db = app.catalog.session(access.route.name());
     let pushes = &app.shared.pushes;
     let range = match content_range(&request) {
@@ -159,18 +163,21 @@ pub async fn cancel(request: HttpRequest, app: web::Data<App>) -> Result<HttpRes
 
 const UPLOAD_UUID: &str = "Docker-Upload-UUID";
 
-async fn check(app: &App, request: &HttpRequest) -> Result<Access, ApiError> {
-    let access = Access::check_push(app, request).await?;
-    if app.shared.config.push.quotas {
-        return Err(app.decline(access.capability, "quotas"));
-    }
-    Ok(access)
-}
-
 async fn check_open(app: &App, request: &HttpRequest) -> Result<(Access, Open), ApiError> {
-    let access = check(app, request).await?;
+    let access = Access::check_push(app, request).await?;
     let open = open(app, &access, request).await?;
     Ok((access, open))
+}
+
+/// An upload may go on while its namespace has room. One that may not is cancelled, as in Quay.
+async fn has_room(app: &App, access: &Access, open: &Open) -> Result<(), ApiError> {
+    let db = app.catalog.session(access.route.name());
+    let pushes = &app.shared.pushes;
+    let held = pushes.hold_to_quota(db, &access.name, access.entity(), Phase::GoOn).await;
+    if let Err(PushError::OverQuota) = held {
+        let _ = pushes.cancel(db, open).await;
+    }
+    held.map_err(|error| app.refused(access, error))
 }
 
 async fn open(app: &App, access: &Access, request: &HttpRequest) -> Result<Open, ApiError> {
@@ -270,6 +277,7 @@ impl App {
             PushError::Declined(reason) => self.decline(access.capability, reason),
             PushError::Catalog(error) => error.into(),
             PushError::TooLarge { .. } => size_invalid(error.to_string()),
+            PushError::OverQuota => quota_exceeded(),
             PushError::Body(BodyError::Silent) => too_slow(error.to_string()),
             PushError::Bytes(UploadError::Invalid(_)) => {
                 let (repo, error) = (&access.name, error.to_string());

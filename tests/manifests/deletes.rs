@@ -176,3 +176,28 @@ async fn pull_statistics_go_with_their_tag() {
     assert_eq!(world.database.sql("SELECT tag_name FROM tagpullstatistics"), "b");
     assert!(pusher.manifest(&format!("{REPO}-nothing")).await.is_err());
 }
+
+/// Python's cache would go on serving what was deleted: where it cannot be cleared, deletes are
+/// Python's, and so are pushes of what Python would not list.
+#[tokio::test]
+async fn a_cache_that_cannot_be_cleared() {
+    let mut world = World::with_own_storage();
+    world.configure("DATA_MODEL_CACHE_CONFIG", serde_json::json!({"engine": "rediscluster"}));
+    let registryd = world.registryd();
+    let pusher = pusher(&registryd, &world);
+    let image = image("cached");
+    pusher.push("a", &image).await;
+    let referrer = Manifest::referrer("application/x-test", &image);
+    pusher.prepare(&referrer).await;
+    for answer in [
+        pusher.delete("a").await,
+        pusher.delete(&image.digest).await,
+        pusher.put(&referrer.digest, &referrer).await,
+    ] {
+        let (status, code, message) = refusal(answer).await;
+        assert_eq!((status, code.as_str()), (405, "UNSUPPORTED"));
+        assert!(message.contains("model_cache"), "{message}");
+    }
+    assert_eq!(alive(&world), "a");
+    assert_eq!(registryd.metric("quay_declined_total{reason=\"model_cache\"}"), 3.0);
+}

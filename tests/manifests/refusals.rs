@@ -235,7 +235,6 @@ async fn modes_in_which_nothing_is_written() {
         ("REGISTRY_STATE", json!("readonly")),
         ("DISABLE_PUSHES", json!(true)),
         ("ACCOUNT_RECOVERY_MODE", json!(true)),
-        ("FEATURE_QUOTA_MANAGEMENT", json!(true)),
         ("LOGS_MODEL", json!("elasticsearch")),
     ] {
         let mut world = World::with_own_storage();

@@ -6,7 +6,7 @@ use quay_sidecar::blobs::ResumableSha256;
 use reqwest::{Method, StatusCode};
 
 use super::sound::{assert_sound, assert_stored_as_committed};
-use super::{Pusher, refusal};
+use super::{Pusher, header, refusal};
 use crate::support::World;
 use crate::support::images::digest_of;
 
@@ -227,19 +227,37 @@ async fn rows_that_lead_elsewhere() {
     assert_sound(&world, &pusher, b"hello").await;
 }
 
-/// Bytes are stored as they come: nothing is ever unpacked that a client says is packed.
+/// Bytes are stored as they come: what a client says is packed is not taken, and nothing is unpacked.
 #[tokio::test]
-async fn an_encoded_body_is_not_decoded() {
+async fn encoded_bodies_are_refused() {
     let world = World::with_own_storage();
     let registryd = world.registryd();
     let pusher = Pusher::new(&registryd, &world);
     let packed = world.public.manifest.layers()[0].bytes.to_vec();
-    let uuid = pusher.start().await;
-    let headers = [("Content-Encoding", "gzip")];
-    let path = format!("blobs/uploads/{uuid}");
-    let answer = pusher.send(Method::PATCH, &path, &headers, packed.clone()).await;
-    assert_eq!(answer.status(), StatusCode::ACCEPTED);
-    assert_eq!(std::fs::read(world.storage.join("uploads").join(&uuid)).unwrap(), packed);
-    let end = pusher.finish(&uuid, &digest_of(&packed), "").await;
-    assert_eq!(end.status(), StatusCode::CREATED);
+    let (uuid, digest) = (pusher.start().await, digest_of(&packed));
+    let before = world.database.sql("SELECT * FROM blobupload");
+    let image = &world.public.manifest;
+    for (method, path, body) in [
+        (Method::POST, format!("blobs/uploads/?digest={digest}"), packed.clone()),
+        (Method::PATCH, format!("blobs/uploads/{uuid}"), packed.clone()),
+        (Method::PUT, format!("blobs/uploads/{uuid}?digest={digest}"), packed.clone()),
+        (Method::PUT, "manifests/packed".to_owned(), image.bytes.to_vec()),
+    ] {
+        for coding in ["gzip", "identity, zstd", "GZIP", "x"] {
+            let headers = [("Content-Encoding", coding), ("Content-Type", image.media_type)];
+            let answer = pusher.send(method.clone(), &path, &headers, body.clone()).await;
+            assert_eq!(header(&answer, "accept-encoding"), "identity", "{method} {coding}");
+            let (status, code, message) = refusal(answer).await;
+            assert_eq!((status, code.as_str()), (415, "UNSUPPORTED"), "{method} {coding}");
+            assert!(message.contains(coding), "{message}");
+        }
+    }
+    assert_eq!(world.database.sql("SELECT * FROM blobupload"), before);
+    assert_eq!(pusher.manifest("packed").await, Err(404));
+    // Said to be nothing, it is nothing; and the upload goes on.
+    let path = format!("blobs/uploads/{uuid}?digest={digest}");
+    let headers = [("Content-Encoding", "Identity")];
+    let answer = pusher.send(Method::PUT, &path, &headers, packed.clone()).await;
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    assert_eq!(pusher.pull(&digest).await, Ok(packed));
 }

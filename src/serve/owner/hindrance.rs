@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::guard::Health;
 use crate::blobs::Uploads;
 use crate::catalog::{Catalog, schema};
-use crate::config::{Config, Location};
+use crate::config::{Config, Location, ModelCache};
 use crate::switches::Hindrances;
 use crate::telemetry::Metrics;
 
@@ -44,8 +44,8 @@ pub(super) fn of_config(config: Option<&Config>) -> Reasons {
     if !first.is_some_and(Uploads::are_built_for) {
         reasons.insert("V2_PUSH".to_owned(), "storage_driver".to_owned());
     }
-    if config.push.quotas {
-        reasons.insert("V2_PUSH".to_owned(), "quotas".to_owned());
+    if config.model_cache == ModelCache::Unreached {
+        reasons.insert("V2_DELETE".to_owned(), "model_cache".to_owned());
     }
     if config.testing {
         reasons.extend(ALL.map(|name| (name.to_owned(), "testing".to_owned())));
@@ -105,6 +105,15 @@ mod tests {
 
     use super::*;
 
+    /// What was deleted would be served from there.
+    #[test]
+    fn deletes_are_pythons_where_its_cache_cannot_be_cleared() {
+        let cluster =
+            of("DISTRIBUTED_STORAGE_CONFIG: {one: [LocalStorage, {storage_path: /data}]}\n\
+            DATA_MODEL_CACHE_CONFIG: {engine: rediscluster}");
+        assert_eq!(cluster, Reasons::from([("V2_DELETE".to_owned(), "model_cache".to_owned())]));
+    }
+
     fn of(lines: &str) -> Reasons {
         let dir = tempfile::tempdir().unwrap();
         let least = "TESTING: false\nSERVER_HOSTNAME: quay.example\nDB_URI: postgresql://q@db/quay\n\
@@ -120,8 +129,7 @@ mod tests {
         let swift = "DISTRIBUTED_STORAGE_CONFIG: {one: [SwiftStorage, {}]}";
         for (lines, reason) in [
             (local.to_owned(), None),
-            (format!("{local}\nFEATURE_QUOTA_MANAGEMENT: true"), Some("quotas")),
-            (format!("{local}\nFEATURE_QUOTA_MANAGEMENT: true\nFEATURE_VERIFY_QUOTA: false"), None),
+            (format!("{local}\nFEATURE_QUOTA_MANAGEMENT: true"), None),
             (format!("{local}\nLOGS_MODEL: elasticsearch"), Some("logs_model")),
             (swift.to_owned(), Some("storage_driver")),
         ] {
