@@ -43,8 +43,13 @@ impl CatalogError {
         let state = db.code();
         // Class 08: connection; 53: resources; 57: operator intervention (SQL standard classes).
         let transient = ["08", "53", "57"].iter().any(|class| state.code().starts_with(class))
-            || [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED]
-                .contains(state);
+            || [
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::T_R_DEADLOCK_DETECTED,
+                // What a row refers to was there when we looked, and has been collected since.
+                SqlState::FOREIGN_KEY_VIOLATION,
+            ]
+            .contains(state);
         if *state == SqlState::READ_ONLY_SQL_TRANSACTION {
             Self::ReadOnly(reason)
         } else if transient {

@@ -146,23 +146,21 @@ const EXISTING: Sql = Sql {
     sqlite: "SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2",
 };
 
-const INSERT_BLOBS: Sql = Sql {
-    postgres: "\
-        INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-        SELECT $1, $2, id FROM unnest($3::int4[]) id ON CONFLICT DO NOTHING",
-    sqlite: "\
-        INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-        SELECT $1, $2, value FROM json_each($3) WHERE true ON CONFLICT DO NOTHING",
-};
+/// Only of what is still there, and as many rows as there is of it.
+const INSERT_BLOBS: Sql = among!(
+    "INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
+     SELECT $1, $2, s.id FROM imagestorage s WHERE s.id ",
+    3,
+    " RETURNING id"
+);
 
-const INSERT_CHILDREN: Sql = Sql {
-    postgres: "\
-        INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-        SELECT $1, $2, id FROM unnest($3::int4[]) id ON CONFLICT DO NOTHING",
-    sqlite: "\
-        INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-        SELECT $1, $2, value FROM json_each($3) WHERE true ON CONFLICT DO NOTHING",
-};
+/// The same of children.
+const INSERT_CHILDREN: Sql = among!(
+    "INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
+     SELECT $1, $2, m.id FROM manifest m WHERE m.id ",
+    3,
+    " RETURNING id"
+);
 
 /// All that makes Quay's scanner look at a manifest.
 const INSERT_UNSCANNED: &str = "\
@@ -348,14 +346,14 @@ impl Transaction<'_> {
         let Some(id) = self.id(INSERT, &params).await? else { return Ok(None) };
         let of = [repository.id.into(), id.into()];
         if !contents.blobs.is_empty() {
-            self.query(INSERT_BLOBS, &[of[0], of[1], Param::Ints(&contents.blobs)]).await?;
+            self.connect(INSERT_BLOBS, of, &contents.blobs).await?;
         }
         if !rules.quota_management && rules.invalidate_quota_totals {
             self.query(VOID_REPOSITORY_COUNT, &of[..1]).await?;
             self.query(VOID_NAMESPACE_COUNT, &[repository.namespace_id.into()]).await?;
         }
         if !children.is_empty() {
-            self.query(INSERT_CHILDREN, &[of[0], of[1], Param::Ints(&contents.children)]).await?;
+            self.connect(INSERT_CHILDREN, of, &contents.children).await?;
         }
         let now = Utc::now().naive_utc();
         self.query(INSERT_UNSCANNED, &[of[0], of[1], now.into()]).await?;
@@ -366,5 +364,20 @@ impl Transaction<'_> {
         }
         self.label(repository.id, id, &contents.labels, enums).await?;
         Ok(Some(id))
+    }
+
+    /// Connects a new manifest with what it names, all of which was there a moment ago.
+    async fn connect(
+        &mut self,
+        sql: Sql,
+        of: [Param<'_>; 2],
+        ids: &[Option<i32>],
+    ) -> Result<(), CatalogError> {
+        let connected = self.query(sql, &[of[0], of[1], Param::Ints(ids)]).await?;
+        if connected.len() < ids.len() {
+            let reason = "what a manifest names was collected while it was pushed";
+            return Err(CatalogError::Unavailable(reason.to_owned()));
+        }
+        Ok(())
     }
 }

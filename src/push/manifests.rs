@@ -237,7 +237,7 @@ impl Pushes {
         let digests: Vec<&str> =
             children().map(|child| child.digest.as_str()).filter(|d| seen.insert(*d)).collect();
         let stored = db.stored_children(repository_id, &digests).await?;
-        let mut ids = Vec::new();
+        let (mut ids, mut listed) = (Vec::new(), HashSet::new());
         for child in children() {
             let Some(found) = stored.get(&child.digest) else {
                 if self.0.sparse_index {
@@ -254,7 +254,7 @@ impl Pushes {
                 let (found, declared) = (found.media_type.clone(), child.media_type.clone());
                 Err(ManifestError::ChildType { found, declared })?;
             }
-            if !ids.contains(&Some(found.id)) {
+            if listed.insert(found.id) {
                 ids.push(Some(found.id));
             }
         }
