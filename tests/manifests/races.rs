@@ -111,7 +111,7 @@ async fn meanwhile(what: &Meanwhile) -> Outcome {
     assert_eq!(history::halves(|sql| world.database.sql(sql)), "", "{}", what.name);
     let tags = world.database.sql(&format!(
         "SELECT CASE WHEN t.hidden THEN '$temp' ELSE t.name END, substr(m.digest, 8, 6),
-             t.lifetime_end_ms IS NULL
+             CASE WHEN t.lifetime_end_ms IS NULL THEN 't' ELSE 'f' END
          FROM tag t JOIN manifest m ON m.id = t.manifest_id
          WHERE t.repository_id = {} AND t.name <> 'latest' ORDER BY t.id",
         world.nested.repo_id
@@ -468,10 +468,8 @@ async fn children_that_arrive_late() {
     let elsewhere = Manifest::index(vec![("amd64", world.public.manifest.clone())]);
     let (status, _, detail) = told(pusher.put("elsewhere", &elsewhere).await).await;
     assert_eq!(status, 400);
-    let missing = format!(
-        "Could not find child manifest with digest `{}`",
-        world.public.manifest.digest
-    );
+    let missing =
+        format!("Could not find child manifest with digest `{}`", world.public.manifest.digest);
     assert_eq!(detail["message"], missing);
 }
 

@@ -2,7 +2,7 @@
 //! that were recorded, to the byte, pushed and deleted in the recorded order, and then every column
 //! of every row that came, and every tag that ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -155,8 +155,13 @@ const TABLES: [(&str, &[(&str, How)]); 9] = [
     ),
 ];
 
-/// Where a row differs from Quay's for a reason, by operation: none does.
-const DIFFERENT: [(&str, &str); 0] = [];
+/// Every difference: in which operation, what, and why.
+const DIFFERENT: [(&str, &str, &str); 1] = [(
+    "delete image that has a cosign style tag",
+    "one more ended: $temp",
+    "Quay leaves the tag that keeps a pushed image for five minutes, and so answers 404 to the \
+     deletion of what nothing else keeps (exchange 663)",
+)];
 
 /// Recorded pushes and deletions that are not made here, and why.
 const NOT_MADE: [(&str, &str); 3] = [
@@ -175,7 +180,10 @@ const ENDS: [(&str, &str); 3] = [
         "push artifact with subject by digest",
         r#"f"}],"subject":{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":402,"digest":"sha256:b30059f71f20925ff434fcd0e95811ff97f8e0719ad05f80d9c387e4d924ad59"},"annotations":{"a":"b"}}"#,
     ),
-    ("push manifest with annotations", r#"],"annotations":{"quay.expires-after":"3h","org.x":"y"}}"#),
+    (
+        "push manifest with annotations",
+        r#"],"annotations":{"quay.expires-after":"3h","org.x":"y"}}"#,
+    ),
 ];
 
 /// A row's columns.
@@ -306,12 +314,7 @@ fn operations<'a>(effects: &str, tokens: &'a Tokens) -> Vec<Operation<'a>> {
         ("delete tag by user", user, "u1", ""),
         ("push manifest by app token", &tokens.app, "u2", FIRST_BY_USER),
         ("push manifest by oauth token", &tokens.oauth, "u3", FIRST_BY_USER),
-        (
-            "push manifest with repo_push webhook notification configured",
-            user,
-            "u4",
-            FIRST_BY_USER,
-        ),
+        ("push manifest with repo_push webhook notification configured", user, "u4", FIRST_BY_USER),
         (TWO_LABELS, user, "u5a", TWO_LABELS),
         ("push third tag of expiring manifest already existing", user, "u5b", TWO_LABELS),
         (INVALID, user, "u6", INVALID),
@@ -434,13 +437,14 @@ struct Comparison<'a> {
     effects: &'a str,
     numbers: Numbers,
     differences: Vec<String>,
+    explained: BTreeSet<&'static str>,
     rows: usize,
 }
 
 impl<'a> Comparison<'a> {
     fn new(installation: &'a Installation, effects: &'a str) -> Self {
-        let (numbers, differences) = Default::default();
-        Self { installation, effects, numbers, differences, rows: 0 }
+        let (numbers, differences, explained) = Default::default();
+        Self { installation, effects, numbers, differences, explained, rows: 0 }
     }
 
     /// Makes an operation, and compares what it did.
@@ -463,7 +467,9 @@ impl<'a> Comparison<'a> {
         let expected = if *method == "PUT" { 201 } else { 202 };
         assert_eq!(answer.status, expected, "{name}: {}", answer.text());
         let ours = since(self.state(), &before);
-        self.compare(name, of_quay(&section(self.effects, name)), ours);
+        let theirs = of_quay(&section(self.effects, name));
+        self.compare_moments(name, &theirs, &ours);
+        self.compare(name, &theirs, ours);
     }
 
     fn state(&self) -> Rows {
@@ -479,7 +485,7 @@ impl<'a> Comparison<'a> {
         rows.collect()
     }
 
-    fn compare(&mut self, operation: &str, theirs: Effects, mut ours: Effects) {
+    fn compare(&mut self, operation: &str, theirs: &Effects, mut ours: Effects) {
         for (table, columns) in TABLES {
             let mut left = ours.came.remove(table).unwrap_or_default();
             for row in theirs.came.get(table).into_iter().flatten() {
@@ -487,36 +493,43 @@ impl<'a> Comparison<'a> {
                 let found = left.iter().position(|ours| self.is(columns, table, row, ours));
                 match found {
                     Some(found) => self.learn(columns, table, row, &left.remove(found)),
-                    None => self.differ(operation, &format!("no such {table}: {row:?} in {left:?}")),
+                    None => {
+                        self.differ(operation, &format!("no such {table}: {row:?} in {left:?}"))
+                    }
                 }
             }
             for row in left {
                 self.differ(operation, &format!("one more {table}: {row:?}"));
             }
         }
-        let ended = theirs.ended.len();
-        if ended != ours.ended.len() {
-            self.differ(operation, &format!("{ended} ended there, {:?} here", ours.ended));
+        for (id, _) in &theirs.ended {
+            let here = self.numbers.0.get(&("tag", id.clone()));
+            match ours.ended.iter().position(|(ours, _)| Some(ours) == here) {
+                Some(at) => drop(ours.ended.remove(at)),
+                None => self.differ(operation, &format!("tag {id} has not ended")),
+            }
         }
-        let known = |(id, _): &(String, String)| {
-            ours.ended.iter().any(|(ours, _)| self.numbers.may("tag", id, ours))
-        };
-        let unknown: Vec<_> = theirs.ended.iter().filter(|tag| !known(tag)).cloned().collect();
-        if !unknown.is_empty() {
-            self.differ(operation, &format!("{unknown:?} ended there, {:?} here", ours.ended));
+        for (id, _) in &ours.ended {
+            let name = "SELECT CASE WHEN hidden THEN substr(name, 1, 5) ELSE name END FROM tag";
+            let name = self.installation.database.sql(&format!("{name} WHERE id = {id}"));
+            self.differ(operation, &format!("one more ended: {name}"));
         }
-        // All at once, both there and here.
-        let moments = |ended: &[(String, String)]| {
-            ended.iter().map(|(_, end)| end.clone()).collect::<std::collections::BTreeSet<_>>()
+    }
+
+    /// All that end at once end at one moment, there and here.
+    fn compare_moments(&mut self, operation: &str, theirs: &Effects, ours: &Effects) {
+        let moments = |effects: &Effects| {
+            effects.ended.iter().map(|(_, end)| end.clone()).collect::<BTreeSet<_>>().len()
         };
-        if moments(&theirs.ended).len() != moments(&ours.ended).len() {
+        if moments(theirs) != moments(ours) {
             self.differ(operation, &format!("ended at {:?}", ours.ended));
         }
     }
 
     fn differ(&mut self, operation: &str, what: &str) {
-        if !DIFFERENT.iter().any(|(of, reason)| *of == operation && what.contains(reason)) {
-            self.differences.push(format!("{operation}: {what}"));
+        match DIFFERENT.iter().find(|(of, known, _)| *of == operation && *known == what) {
+            Some((_, _, reason)) => drop(self.explained.insert(reason)),
+            None => self.differences.push(format!("{operation}: {what}")),
         }
     }
 
@@ -556,8 +569,14 @@ impl<'a> Comparison<'a> {
     }
 
     fn finish(self) {
-        println!("compared {} rows, {} different", self.rows, self.differences.len());
+        println!(
+            "compared {} rows: {} differences, and {} with a reason",
+            self.rows,
+            self.differences.len(),
+            self.explained.len()
+        );
         assert!(self.differences.is_empty(), "{}", self.differences.join("\n"));
+        assert_eq!(self.explained.len(), DIFFERENT.len(), "one is no more: {DIFFERENT:?}");
         assert!(self.rows >= 100, "the record has been read");
     }
 }

@@ -146,9 +146,10 @@ impl Pusher {
         while self.kept.len() > KEPT && done.is_ok() {
             let Some((tag, manifest)) = self.kept.pop_front() else { break };
             // What is in an index stays for as long as that.
-            let alone = !self.kept.iter().any(|(_, kept)| {
-                kept.children.iter().any(|child| child.digest == manifest.digest)
-            });
+            let alone = !self
+                .kept
+                .iter()
+                .any(|(_, kept)| kept.children.iter().any(|child| child.digest == manifest.digest));
             done = self.session(|session| session.delete(&tag, &manifest, alone));
             self.pushed.deleted += 1;
         }
@@ -264,7 +265,13 @@ impl Session {
         Ok(())
     }
 
-    fn ask(&mut self, method: &str, path: &str, body: &[u8], wanted: u16) -> Result<Answer, String> {
+    fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        wanted: u16,
+    ) -> Result<Answer, String> {
         self.send(method, path, "application/octet-stream", body, wanted)
     }
 
