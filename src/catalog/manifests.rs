@@ -54,12 +54,21 @@ pub struct StoredChild {
 /// What a manifest that is not there yet brings along.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// `imagestorage.id` of its blobs, each once.
-    pub blobs: Vec<Option<i32>>,
-    /// `manifest.id` of its children, each once.
-    pub children: Vec<Option<i32>>,
+    /// Rows of `imagestorage`.
+    pub blobs: Named,
+    /// Rows of `manifest`.
+    pub children: Named,
     /// Its labels.
     pub labels: Vec<Label>,
+}
+
+/// Rows that a manifest names.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// Their numbers, each once.
+    pub ids: Vec<Option<i32>>,
+    /// Their digests, in any order.
+    pub digests: Vec<String>,
 }
 
 /// A manifest that is to be in a repository.
@@ -146,21 +155,41 @@ const EXISTING: Sql = Sql {
     sqlite: "SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2",
 };
 
-/// Only of what is still there, and as many rows as there is of it.
-const INSERT_BLOBS: Sql = among!(
-    "INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-     SELECT $1, $2, s.id FROM imagestorage s WHERE s.id ",
-    3,
-    " RETURNING id"
+/// Only what is still there, as many rows as there is of it: `$3` numbers, `$4` digests. Numbers alone
+/// would not do: SQLite gives the one of a row that was deleted to the next that comes.
+macro_rules! connect {
+    ($into:literal, $from:literal, $digest:literal) => {
+        Sql {
+            postgres: concat!(
+                "INSERT INTO ",
+                $into,
+                " SELECT $1, $2, x.id FROM ",
+                $from,
+                " x WHERE x.id = ANY ($3) AND x.",
+                $digest,
+                " = ANY ($4) RETURNING id"
+            ),
+            sqlite: concat!(
+                "INSERT INTO ",
+                $into,
+                " SELECT $1, $2, x.id FROM ",
+                $from,
+                " x WHERE x.id IN (SELECT value FROM json_each($3)) AND x.",
+                $digest,
+                " IN (SELECT value FROM json_each($4)) RETURNING id"
+            ),
+        }
+    };
+}
+
+const INSERT_BLOBS: Sql = connect!(
+    "manifestblob (repository_id, manifest_id, blob_id)",
+    "imagestorage",
+    "content_checksum"
 );
 
-/// The same of children.
-const INSERT_CHILDREN: Sql = among!(
-    "INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-     SELECT $1, $2, m.id FROM manifest m WHERE m.id ",
-    3,
-    " RETURNING id"
-);
+const INSERT_CHILDREN: Sql =
+    connect!("manifestchild (repository_id, manifest_id, child_manifest_id)", "manifest", "digest");
 
 /// All that makes Quay's scanner look at a manifest.
 const INSERT_UNSCANNED: &str = "\
@@ -339,13 +368,13 @@ impl Transaction<'_> {
             manifest.artifact_type.as_deref().into(),
         ];
         // What keeps the children comes first: they must not go before their parent is there.
-        let children: Vec<i32> = contents.children.iter().flatten().copied().collect();
+        let children: Vec<i32> = contents.children.ids.iter().flatten().copied().collect();
         if !children.is_empty() {
             self.keep(repository.id, &children, Some(BRIEFLY), now_ms).await?;
         }
         let Some(id) = self.id(INSERT, &params).await? else { return Ok(None) };
         let of = [repository.id.into(), id.into()];
-        if !contents.blobs.is_empty() {
+        if !contents.blobs.ids.is_empty() {
             self.connect(INSERT_BLOBS, of, &contents.blobs).await?;
         }
         if !rules.quota_management && rules.invalidate_quota_totals {
@@ -371,10 +400,12 @@ impl Transaction<'_> {
         &mut self,
         sql: Sql,
         of: [Param<'_>; 2],
-        ids: &[Option<i32>],
+        named: &Named,
     ) -> Result<(), CatalogError> {
-        let connected = self.query(sql, &[of[0], of[1], Param::Ints(ids)]).await?;
-        if connected.len() < ids.len() {
+        let digests: Vec<&str> = named.digests.iter().map(String::as_str).collect();
+        let params = [of[0], of[1], Param::Ints(&named.ids), Param::Texts(&digests)];
+        let connected = self.query(sql, &params).await?;
+        if connected.len() < named.ids.len() {
             let reason = "what a manifest names was collected while it was pushed";
             return Err(CatalogError::Unavailable(reason.to_owned()));
         }

@@ -10,7 +10,7 @@ use super::uploads::Pushes;
 use crate::audit::push_python_string;
 use crate::blobs::UploadError;
 use crate::catalog::{
-    CatalogError, Change, Contents, Deleted, Entity, NewManifest, NewTag, Performer,
+    CatalogError, Change, Contents, Deleted, Entity, Named, NewManifest, NewTag, Performer,
     PerformerDetail, Session, Stored, TagError,
 };
 use crate::config;
@@ -218,17 +218,17 @@ impl Pushes {
             }
             None => manifest.labels(None)?,
         };
-        Ok(Contents { blobs, labels, children: Vec::new() })
+        let digests = digests.iter().map(Digest::to_string).collect();
+        Ok(Contents { blobs: Named { ids: blobs, digests }, labels, ..Contents::default() })
     }
 
-    /// `manifest.id` of the children of a list, each once. They are there already, and what the list
-    /// says of them is true.
+    /// The children of a list. They are there already, and what the list says of them is true.
     async fn children(
         &self,
         db: Session<'_>,
         repository_id: i32,
         list: &PushedManifest,
-    ) -> Result<Vec<Option<i32>>, ManifestPushError> {
+    ) -> Result<Named, ManifestPushError> {
         let children = || list.children.iter().map(|child| &child.manifest);
         if children().any(|child| is_schema1(&child.media_type)) {
             return Err(ManifestPushError::Declined("schema1_child"));
@@ -237,7 +237,7 @@ impl Pushes {
         let digests: Vec<&str> =
             children().map(|child| child.digest.as_str()).filter(|d| seen.insert(*d)).collect();
         let stored = db.stored_children(repository_id, &digests).await?;
-        let (mut ids, mut listed) = (Vec::new(), HashSet::new());
+        let (mut named, mut listed) = (Named::default(), HashSet::new());
         for child in children() {
             let Some(found) = stored.get(&child.digest) else {
                 if self.0.sparse_index {
@@ -255,10 +255,11 @@ impl Pushes {
                 Err(ManifestError::ChildType { found, declared })?;
             }
             if listed.insert(found.id) {
-                ids.push(Some(found.id));
+                named.ids.push(Some(found.id));
+                named.digests.push(child.digest.clone());
             }
         }
-        Ok(ids)
+        Ok(named)
     }
 }
 
