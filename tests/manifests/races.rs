@@ -123,6 +123,9 @@ async fn meanwhile(what: &Meanwhile) -> Outcome {
     Outcome { status, detail, tags, manifests }
 }
 
+/// SQL, by the repository and the image.
+type Change = Box<dyn Fn(i32, &Manifest) -> String>;
+
 struct Meanwhile {
     name: &'static str,
     /// What is there before.
@@ -130,8 +133,7 @@ struct Meanwhile {
     /// What is pushed, if it is not the image itself.
     pushed: Option<Manifest>,
     deletes: bool,
-    /// SQL, by the repository and the image.
-    change: Box<dyn Fn(i32, &Manifest) -> String>,
+    change: Change,
 }
 
 #[derive(Debug)]

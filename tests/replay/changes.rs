@@ -6,154 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::audit::{basic, renewed_to_push, section, token, without_resolved_ip};
+use super::audit::{basic, renewed_to_push, section, token};
+use super::columns::{
+    How::{self, End, Number, Of, Truth},
+    Row, TABLES, lives, parsed,
+};
 use super::installation::Installation;
 use super::recording::{exchanges, read};
 use super::{unrecorded, wire};
 use crate::support::Registryd;
 use crate::support::images::digest_of;
-
-/// How a column is compared, and where it is not, why not.
-#[derive(Clone, Copy)]
-enum How {
-    /// To the letter.
-    Same,
-    /// Truth values, which databases spell as they like.
-    Truth,
-    /// The number of this row. Numbers are given in the order of writing, and others have written.
-    Number,
-    /// The number of a row of another table: always the same one for the same one.
-    Of(&'static str),
-    /// A random number of whoever writes.
-    Random,
-    /// The time of writing.
-    Now,
-    /// A name, but of those that keep a manifest for a while the random part.
-    TagName,
-    /// When it ends: how long after its beginning.
-    End,
-    /// JSON with what Quay's data files know of an address, which we have not (README: not done).
-    Log,
-    /// A text with the random name of a stored blob in it.
-    Queue,
-}
-
-use How::{End, Log, Now, Number, Of, Queue, Random, Same, TagName, Truth};
-
-/// Tables that pushes and deletions write to, those that others refer to first, with their columns in
-/// the order of the record.
-const TABLES: [(&str, &[(&str, How)]); 9] = [
-    (
-        "label",
-        &[
-            ("id", Number),
-            ("uuid", Random),
-            ("key", Same),
-            ("value", Same),
-            ("media_type_id", Same),
-            ("source_type_id", Same),
-        ],
-    ),
-    (
-        "manifest",
-        &[
-            ("id", Number),
-            ("repository_id", Same),
-            ("digest", Same),
-            ("media_type_id", Same),
-            ("manifest_bytes", Same),
-            ("config_media_type", Same),
-            ("layers_compressed_size", Same),
-            ("subject", Same),
-            ("subject_backfilled", Truth),
-            ("artifact_type", Same),
-            ("artifact_type_backfilled", Truth),
-        ],
-    ),
-    (
-        "manifestblob",
-        &[
-            ("id", Number),
-            ("repository_id", Same),
-            ("manifest_id", Of("manifest")),
-            ("blob_id", Of("imagestorage")),
-        ],
-    ),
-    (
-        "manifestchild",
-        &[
-            ("id", Number),
-            ("repository_id", Same),
-            ("manifest_id", Of("manifest")),
-            ("child_manifest_id", Of("manifest")),
-        ],
-    ),
-    (
-        "manifestlabel",
-        &[
-            ("id", Number),
-            ("repository_id", Same),
-            ("manifest_id", Of("manifest")),
-            ("label_id", Of("label")),
-        ],
-    ),
-    (
-        "manifestsecuritystatus",
-        &[
-            ("id", Number),
-            ("manifest_id", Of("manifest")),
-            ("repository_id", Same),
-            ("index_status", Same),
-            ("error_json", Same),
-            ("last_indexed", Now),
-            ("indexer_hash", Same),
-            ("indexer_version", Same),
-            ("metadata_json", Same),
-        ],
-    ),
-    (
-        "tag",
-        &[
-            ("id", Number),
-            ("name", TagName),
-            ("repository_id", Same),
-            ("manifest_id", Of("manifest")),
-            ("lifetime_start_ms", Now),
-            ("lifetime_end_ms", End),
-            ("hidden", Truth),
-            ("reversion", Truth),
-            ("tag_kind_id", Same),
-            ("linked_tag_id", Same),
-            ("immutable", Truth),
-        ],
-    ),
-    (
-        "queueitem",
-        &[
-            ("id", Number),
-            ("queue_name", Queue),
-            ("body", Queue),
-            ("available_after", Now),
-            ("available", Truth),
-            ("processing_expires", Same),
-            ("retries_remaining", Same),
-            ("state_id", Random),
-        ],
-    ),
-    (
-        "logentry3",
-        &[
-            ("id", Number),
-            ("kind_id", Same),
-            ("account_id", Same),
-            ("performer_id", Same),
-            ("repository_id", Same),
-            ("datetime", Now),
-            ("ip", Same),
-            ("metadata_json", Log),
-        ],
-    ),
-];
 
 /// Every difference: in which operation, what, and why.
 const DIFFERENT: [(&str, &str, &str); 1] = [(
@@ -186,8 +48,6 @@ const ENDS: [(&str, &str); 3] = [
     ),
 ];
 
-/// A row's columns.
-type Row = Vec<String>;
 type Rows = BTreeMap<&'static str, Vec<Row>>;
 
 /// What one operation did: rows that came, and the numbers of tags that ended, with when.
@@ -398,20 +258,6 @@ fn whole(operation: &str, recorded: &str) -> String {
     format!("{begin}{end}")
 }
 
-/// The columns of a recorded row: `id=1, name=a, …`. Values may have commas in them.
-fn parsed(text: &str, columns: &[(&str, How)]) -> Row {
-    let mut rest = text;
-    let mut row = Vec::new();
-    for (index, (name, _)) in columns.iter().enumerate() {
-        rest = rest.strip_prefix(&format!("{name}=")).unwrap_or_else(|| panic!("{name}: {rest}"));
-        let next = columns.get(index + 1).map(|(next, _)| format!(", {next}="));
-        let end = next.map_or(rest.len(), |next| rest.find(&next).expect("the next column"));
-        row.push(rest[..end].to_owned());
-        rest = rest[end..].trim_start_matches(", ");
-    }
-    row
-}
-
 /// What the record says of an operation.
 fn of_quay(section: &str) -> Effects {
     let mut effects = Effects { came: Rows::new(), ended: Vec::new() };
@@ -537,25 +383,14 @@ impl<'a> Comparison<'a> {
     /// Whether a row here is the recorded one.
     fn is(&self, columns: &[(&str, How)], table: &'static str, theirs: &Row, ours: &Row) -> bool {
         let start = columns.iter().position(|(name, _)| *name == "lifetime_start_ms");
-        columns.iter().enumerate().all(|(at, (_, how))| {
-            let (theirs_at, ours_at) = (theirs[at].as_str(), ours[at].as_str());
-            match how {
-                Same => begins(theirs_at, ours_at),
-                Truth => theirs_at == ours_at,
-                Number => self.numbers.may(table, theirs_at, ours_at),
-                Of(other) => self.numbers.may(other, theirs_at, ours_at),
-                Random | Now => true,
-                TagName => match theirs_at.starts_with("$temp-") {
-                    true => ours_at.starts_with("$temp-") && theirs_at.len() == ours_at.len(),
-                    false => theirs_at == ours_at,
-                },
-                End => {
-                    let start = start.expect("it has a beginning");
-                    lives(&theirs[start], theirs_at) == lives(&ours[start], ours_at)
-                }
-                Log => without_resolved_ip(theirs_at) == without_resolved_ip(ours_at),
-                Queue => without_uuids(theirs_at) == without_uuids(ours_at),
+        columns.iter().enumerate().all(|(at, (_, how))| match how {
+            Number => self.numbers.may(table, &theirs[at], &ours[at]),
+            Of(other) => self.numbers.may(other, &theirs[at], &ours[at]),
+            End => {
+                let start = start.expect("it has a beginning");
+                lives(&theirs[start], &theirs[at]) == lives(&ours[start], &ours[at])
             }
+            how => how.same(&theirs[at], &ours[at]),
         })
     }
 
@@ -598,35 +433,4 @@ fn since(after: Rows, before: &Rows) -> Effects {
         }
     }
     effects
-}
-
-/// Long values are cut off in the record.
-fn begins(theirs: &str, ours: &str) -> bool {
-    match theirs.split_once('…') {
-        Some((begin, _)) => ours.starts_with(begin),
-        // Names stand behind some numbers.
-        None => theirs == ours || theirs.split(" (").next() == Some(ours),
-    }
-}
-
-fn lives(start: &str, end: &str) -> Option<i64> {
-    let ms = |text: &str| text.parse::<i64>().ok();
-    Some(ms(end)? - ms(start)?)
-}
-
-/// With `*` in the place of every UUID, but the one that the record gave a notification.
-fn without_uuids(text: &str) -> String {
-    let mut rest = text;
-    let mut masked = String::new();
-    while let Some(at) = (0..rest.len()).find(|at| is_uuid(rest.get(*at..*at + 36))) {
-        masked.push_str(&rest[..at]);
-        let uuid = &rest[at..at + 36];
-        masked.push_str(if uuid.starts_with("11111111-") { uuid } else { "*" });
-        rest = &rest[at + 36..];
-    }
-    masked + rest
-}
-
-fn is_uuid(text: Option<&str>) -> bool {
-    text.is_some_and(|text| uuid::Uuid::parse_str(text).is_ok())
 }

@@ -91,7 +91,7 @@ impl PushLoad {
 /// Who pushes and who deletes after this flip: sometimes the same, sometimes not.
 pub fn owners_at(flip: u32) -> String {
     let owner = |rust: bool| if rust { "rust" } else { "python" };
-    let (pushes, deletes) = (owner(flip % 2 == 0), owner(flip % 4 < 2));
+    let (pushes, deletes) = (owner(flip.is_multiple_of(2)), owner(flip % 4 < 2));
     format!("ROUTE_OWNER_CAP_V2_PUSH={pushes} ROUTE_OWNER_CAP_V2_DELETE={deletes}")
 }
 
