@@ -4,8 +4,12 @@ mod clients;
 mod conflicts;
 mod crashes;
 mod deletes;
+mod extremes;
+mod hostile;
 mod immutable;
+mod outages;
 mod quotas;
+mod races;
 mod refusals;
 mod rows;
 
@@ -13,7 +17,7 @@ use std::collections::BTreeSet;
 
 use reqwest::StatusCode;
 
-use crate::support::images::{Blob, Manifest, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of};
+use crate::support::images::{Blob, Manifest, OCI_INDEX, OCI_LAYER};
 use crate::support::pusher::{Pusher, header, refusal};
 use crate::support::{Registryd, World};
 
@@ -27,6 +31,15 @@ fn pusher<'a>(registryd: &'a Registryd, world: &World) -> Pusher<'a> {
 /// An image that is nobody else's.
 pub fn image(text: &str) -> Manifest {
     Manifest::oci("amd64", vec![Blob::layer(OCI_LAYER, &[("hello", text)])])
+}
+
+/// Waits for something that is about to happen.
+pub async fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + crate::support::process::PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "it never came to that");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
@@ -80,56 +93,6 @@ async fn indexes_of_all_shapes() {
     }
 }
 
-#[tokio::test]
-async fn a_large_index() {
-    let world = World::with_own_storage();
-    let registryd = world.registryd();
-    let pusher = pusher(&registryd, &world);
-    let one = image("one");
-    pusher.prepare(&one).await;
-    assert_eq!(pusher.put(&one.digest, &one).await.status(), StatusCode::CREATED);
-    // Its other children are made as rows: a push of each takes longer than the test is worth.
-    world.database.sql(&format!(
-        "INSERT INTO manifest (repository_id, digest, media_type_id, manifest_bytes)
-         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
-         SELECT {}, 'sha256:' || substr('{}', 1, 64 - length(CAST(i AS text))) || i,
-             m.media_type_id, '{{}}' FROM n, manifest m WHERE m.digest = '{}' AND m.repository_id = {0}",
-        world.nested.repo_id,
-        "0".repeat(64),
-        one.digest,
-    ));
-    let zeros = "0".repeat(64);
-    let children: Vec<_> = (1..=1000)
-        .map(|i| format!("sha256:{}{i}", &zeros[..64 - i.to_string().len()]))
-        .map(|digest| {
-            serde_json::json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": 2,
-                "platform": {"architecture": "amd64", "os": "linux"}})
-        })
-        .collect();
-    let body = serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX,
-        "manifests": children})
-    .to_string();
-    let statements = || registryd.metric("db_statements_total{route=\"manifest_by_tag\"}");
-    let before = statements();
-    let answer = pusher.put_manifest("large", OCI_INDEX, body.clone()).await;
-    assert_eq!(answer.status(), StatusCode::CREATED, "{}", answer.text().await.unwrap());
-    assert!(statements() - before < 20.0, "{}", statements() - before);
-    assert_eq!(
-        world.database.sql(&format!(
-            "SELECT count(*) FROM manifestchild c JOIN manifest m ON m.id = c.manifest_id
-             WHERE m.digest = '{}'",
-            digest_of(body.as_bytes())
-        )),
-        "1000"
-    );
-    // Each of them is kept until the index is.
-    let kept = format!(
-        "SELECT count(*) FROM tag WHERE hidden AND repository_id = {} AND lifetime_end_ms > 0",
-        world.nested.repo_id
-    );
-    assert_eq!(world.database.sql(&kept), "1001");
-}
-
 /// One tag, many pushes at once: each of them is in the tag's history, one after the other.
 #[tokio::test]
 async fn pushes_of_one_tag_at_once() {
@@ -170,36 +133,4 @@ async fn pushes_of_one_tag_at_once() {
         )),
         "6"
     );
-}
-
-/// The process ends on the way: nothing is half there, and the client's next try succeeds.
-#[tokio::test]
-async fn killed_on_the_way() {
-    for (step, tagged) in [("manifest: checked", "0"), ("manifest: stored", "1")] {
-        let world = World::with_own_storage();
-        let image = image("killed");
-        {
-            let variables = [("QUAY_SIDECAR_DIE_AT", step)];
-            let registryd = Registryd::start_with(&world.conf, &[], &variables);
-            let pusher = pusher(&registryd, &world);
-            pusher.prepare(&image).await;
-            let path = registryd.url(&format!("/v2/{REPO}/manifests/t"));
-            let request = crate::support::http().put(path).bearer_auth(&pusher.token);
-            let request = request.header("Content-Type", image.media_type);
-            request.body(image.bytes.clone()).send().await.unwrap_err();
-        }
-        let count = |table: &str, column: &str, value: &str| {
-            let repository = world.nested.repo_id;
-            world.database.sql(&format!(
-                "SELECT count(*) FROM {table} WHERE repository_id = {repository}
-                 AND {column} = '{value}'"
-            ))
-        };
-        assert_eq!(count("manifest", "digest", &image.digest), tagged, "{step}");
-        assert_eq!(count("tag", "name", "t"), tagged, "{step}");
-        let registryd = world.registryd();
-        let pusher = pusher(&registryd, &world);
-        pusher.push("t", &image).await;
-        assert_eq!(pusher.manifest("t").await.unwrap().1, image.bytes, "{step}");
-    }
 }

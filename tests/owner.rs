@@ -92,8 +92,10 @@ impl Booted {
         }
     }
 
-    fn set(&self, switch: &str) -> Output {
-        command(&self.quay, &["switch", "set", switch])
+    /// Any switches, with a space between them.
+    fn set(&self, switches: &str) -> Output {
+        let set: Vec<&str> = ["switch", "set"].into_iter().chain(switches.split(' ')).collect();
+        command(&self.quay, &set)
     }
 
     fn eventually(&self, what: &str, holds: impl Fn() -> bool) {

@@ -46,7 +46,9 @@ impl CatalogError {
         let reason = format!("{} ({})", db.message(), db.code().code());
         let state = db.code();
         // Class 08: connection; 53: resources; 57: operator intervention (SQL standard classes).
-        let transient = ["08", "53", "57"].iter().any(|class| state.code().starts_with(class));
+        let transient = ["08", "53", "57"].iter().any(|class| state.code().starts_with(class))
+            // What a row refers to was there when we looked, and has been collected since.
+            || *state == SqlState::FOREIGN_KEY_VIOLATION;
         if [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(state) {
             Self::Conflict(reason)
         } else if *state == SqlState::READ_ONLY_SQL_TRANSACTION {

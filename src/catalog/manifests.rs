@@ -55,12 +55,21 @@ pub struct StoredChild {
 /// What a manifest that is not there yet brings along.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// `imagestorage.id` of its blobs, each once.
-    pub blobs: Vec<Option<i32>>,
-    /// `manifest.id` of its children, each once.
-    pub children: Vec<Option<i32>>,
+    /// Rows of `imagestorage`.
+    pub blobs: Named,
+    /// Rows of `manifest`.
+    pub children: Named,
     /// Its labels.
     pub labels: Vec<Label>,
+}
+
+/// Rows that a manifest names.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// Their numbers, each once.
+    pub ids: Vec<Option<i32>>,
+    /// Their digests, in any order.
+    pub digests: Vec<String>,
 }
 
 /// A manifest that is to be in a repository.
@@ -151,23 +160,41 @@ const EXISTING: Sql = Sql {
     sqlite: "SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2",
 };
 
-const INSERT_BLOBS: Sql = Sql {
-    postgres: "\
-        INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-        SELECT $1, $2, id FROM unnest($3::int4[]) id ON CONFLICT DO NOTHING",
-    sqlite: "\
-        INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-        SELECT $1, $2, value FROM json_each($3) WHERE true ON CONFLICT DO NOTHING",
-};
+/// Only what is still there, as many rows as there is of it: `$3` numbers, `$4` digests. Numbers alone
+/// would not do: SQLite gives the one of a row that was deleted to the next that comes.
+macro_rules! connect {
+    ($into:literal, $from:literal, $digest:literal) => {
+        Sql {
+            postgres: concat!(
+                "INSERT INTO ",
+                $into,
+                " SELECT $1, $2, x.id FROM ",
+                $from,
+                " x WHERE x.id = ANY ($3) AND x.",
+                $digest,
+                " = ANY ($4) RETURNING id"
+            ),
+            sqlite: concat!(
+                "INSERT INTO ",
+                $into,
+                " SELECT $1, $2, x.id FROM ",
+                $from,
+                " x WHERE x.id IN (SELECT value FROM json_each($3)) AND x.",
+                $digest,
+                " IN (SELECT value FROM json_each($4)) RETURNING id"
+            ),
+        }
+    };
+}
 
-const INSERT_CHILDREN: Sql = Sql {
-    postgres: "\
-        INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-        SELECT $1, $2, id FROM unnest($3::int4[]) id ON CONFLICT DO NOTHING",
-    sqlite: "\
-        INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-        SELECT $1, $2, value FROM json_each($3) WHERE true ON CONFLICT DO NOTHING",
-};
+const INSERT_BLOBS: Sql = connect!(
+    "manifestblob (repository_id, manifest_id, blob_id)",
+    "imagestorage",
+    "content_checksum"
+);
+
+const INSERT_CHILDREN: Sql =
+    connect!("manifestchild (repository_id, manifest_id, child_manifest_id)", "manifest", "digest");
 
 /// All that makes Quay's scanner look at a manifest.
 const INSERT_UNSCANNED: &str = "\
@@ -355,18 +382,18 @@ impl Transaction<'_> {
             manifest.artifact_type.as_deref().into(),
         ];
         // What keeps the children comes first: they must not go before their parent is there.
-        let children: Vec<i32> = contents.children.iter().flatten().copied().collect();
+        let children: Vec<i32> = contents.children.ids.iter().flatten().copied().collect();
         if !children.is_empty() {
             self.keep(repository.id, &children, Some(BRIEFLY), now_ms).await?;
         }
         let Some(id) = self.id(INSERT, &params).await? else { return Ok(None) };
         let of = [repository.id.into(), id.into()];
-        if !contents.blobs.is_empty() {
-            self.query(INSERT_BLOBS, &[of[0], of[1], Param::Ints(&contents.blobs)]).await?;
+        if !contents.blobs.ids.is_empty() {
+            self.connect(INSERT_BLOBS, of, &contents.blobs).await?;
         }
         self.count(repository, id, &contents.blobs, &rules.quotas).await?;
         if !children.is_empty() {
-            self.query(INSERT_CHILDREN, &[of[0], of[1], Param::Ints(&contents.children)]).await?;
+            self.connect(INSERT_CHILDREN, of, &contents.children).await?;
         }
         let now = Utc::now().naive_utc();
         self.query(INSERT_UNSCANNED, &[of[0], of[1], now.into()]).await?;
@@ -377,5 +404,22 @@ impl Transaction<'_> {
         }
         self.label(repository.id, id, &contents.labels, enums).await?;
         Ok(Some(id))
+    }
+
+    /// Connects a new manifest with what it names, all of which was there a moment ago.
+    async fn connect(
+        &mut self,
+        sql: Sql,
+        of: [Param<'_>; 2],
+        named: &Named,
+    ) -> Result<(), CatalogError> {
+        let digests: Vec<&str> = named.digests.iter().map(String::as_str).collect();
+        let params = [of[0], of[1], Param::Ints(&named.ids), Param::Texts(&digests)];
+        let connected = self.query(sql, &params).await?;
+        if connected.len() < named.ids.len() {
+            let reason = "what a manifest names was collected while it was pushed";
+            return Err(CatalogError::Unavailable(reason.to_owned()));
+        }
+        Ok(())
     }
 }

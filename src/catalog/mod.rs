@@ -44,7 +44,7 @@ pub use credentials::{AccessToken, AppToken, OAuthToken, Owner};
 pub use error::CatalogError;
 pub use founding::{Founding, FoundingError, found};
 pub use keys::ServiceKey;
-pub use manifests::{Change, Contents, NamedBlob, NewManifest, NewTag, Stored, StoredChild};
+pub use manifests::{Change, Contents, Named, NamedBlob, NewManifest, NewTag, Stored, StoredChild};
 pub use performer::{Entity, Performer, PerformerDetail};
 pub use pulls::{Blob, BlobLookup, Found, Manifest, ManifestLookup, Repository, StoredAt};
 pub use quota_notices::ChannelNotice;

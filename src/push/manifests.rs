@@ -10,7 +10,8 @@ use super::steps::step;
 use super::uploads::Pushes;
 use crate::blobs::UploadError;
 use crate::catalog::{
-    CatalogError, Change, Contents, Deleted, Entity, NewManifest, NewTag, Session, Stored, TagError,
+    CatalogError, Change, Contents, Deleted, Entity, Named, NewManifest, NewTag, Session, Stored,
+    TagError,
 };
 use crate::oci::manifest::{ManifestError, PushedManifest};
 use crate::oci::{Digest, ManifestType, RepoName, is_schema1};
@@ -230,17 +231,17 @@ impl Pushes {
             }
             None => manifest.labels(None)?,
         };
-        Ok(Contents { blobs, labels, children: Vec::new() })
+        let digests = digests.iter().map(Digest::to_string).collect();
+        Ok(Contents { blobs: Named { ids: blobs, digests }, labels, ..Contents::default() })
     }
 
-    /// `manifest.id` of the children of a list, each once. They are there already, and what the list
-    /// says of them is true.
+    /// The children of a list. They are there already, and what the list says of them is true.
     async fn children(
         &self,
         db: Session<'_>,
         repository_id: i32,
         list: &PushedManifest,
-    ) -> Result<Vec<Option<i32>>, ManifestPushError> {
+    ) -> Result<Named, ManifestPushError> {
         let children = || list.children.iter().map(|child| &child.manifest);
         if children().any(|child| is_schema1(&child.media_type)) {
             return Err(ManifestPushError::Declined("schema1_child"));
@@ -249,7 +250,7 @@ impl Pushes {
         let digests: Vec<&str> =
             children().map(|child| child.digest.as_str()).filter(|d| seen.insert(*d)).collect();
         let stored = db.stored_children(repository_id, &digests).await?;
-        let mut ids = Vec::new();
+        let (mut named, mut listed) = (Named::default(), HashSet::new());
         for child in children() {
             let Some(found) = stored.get(&child.digest) else {
                 if self.0.sparse_index {
@@ -266,10 +267,11 @@ impl Pushes {
                 let (found, declared) = (found.media_type.clone(), child.media_type.clone());
                 Err(ManifestError::ChildType { found, declared })?;
             }
-            if !ids.contains(&Some(found.id)) {
-                ids.push(Some(found.id));
+            if listed.insert(found.id) {
+                named.ids.push(Some(found.id));
+                named.digests.push(child.digest.clone());
             }
         }
-        Ok(ids)
+        Ok(named)
     }
 }

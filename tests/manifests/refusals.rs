@@ -8,14 +8,14 @@ use crate::support::http;
 use crate::support::images::{Manifest, OCI_INDEX, OCI_MANIFEST};
 
 /// Status, code and detail.
-async fn told(answer: reqwest::Response) -> (u16, String, Value) {
+pub async fn told(answer: reqwest::Response) -> (u16, String, Value) {
     let status = answer.status().as_u16();
     let body: Value = answer.json().await.unwrap();
     let error = &body["errors"][0];
     (status, error["code"].as_str().unwrap_or_default().to_owned(), error["detail"].clone())
 }
 
-fn counts(world: &World) -> String {
+pub fn counts(world: &World) -> String {
     world.database.sql("SELECT (SELECT count(*) FROM manifest), (SELECT count(*) FROM tag)")
 }
 

@@ -11,9 +11,10 @@ use std::process::Command;
 use super::{Booted, said};
 use crate::bundle::http::{Answer, Client};
 use crate::bundle::quay::{Quay, Variant};
+use crate::support::history;
 use crate::support::images::digest_of;
 use crate::support::process::PATIENCE;
-use crate::support::push_load::{PushLoad, path_of};
+use crate::support::push_load::{PushLoad, owners_at, path_of};
 use crate::support::{Login, Registryd, World, eventually, free_port};
 
 const PUSH: &str = "ROUTE_OWNER_CAP_V2_PUSH";
@@ -327,20 +328,23 @@ fn registryd_killed_under_an_upload() {
     site.booted.eventually("rust", || site.send("POST", &uploads(REPO), b"").owner() == "rust");
 }
 
-/// Uploads go on with whoever has the next request.
+/// Pushes go on with whoever has the next request, and so do deletions.
 #[test]
 fn flips_in_mid_push_fail_nothing() {
     let site = Site::new();
     let load = PushLoad::start(site.booted.quay.port, &site.booted.world);
     for flip in 0..12 {
-        let owner = if flip % 2 == 0 { "rust" } else { "python" };
-        site.give(&format!("{PUSH}={owner}"));
+        site.give(&owners_at(flip));
         load.wait_for_more(3);
     }
     let pushed = load.stop();
     assert!(pushed.failed.is_empty(), "{} failed: {}", pushed.failed.len(), pushed.failed[0]);
-    assert!(pushed.crossed >= 10, "{} of {} blobs crossed", pushed.crossed, pushed.blobs);
+    assert!(pushed.crossed >= 10, "{} of {} images crossed", pushed.crossed, pushed.images);
+    assert!(pushed.deleted >= 10, "{} deleted", pushed.deleted);
     assert_eq!(site.too_large(), 0);
+    let database = &site.booted.world.database;
+    assert_eq!(history::broken(|sql| database.sql(sql)), "");
+    assert_eq!(history::halves(|sql| database.sql(sql)), "");
 }
 
 /// A canary decides who begins an upload; by name of the repository, also who goes on with it. Where

@@ -1,5 +1,7 @@
 //! The action log after a pull holds the row that Quay wrote for the same pull.
 
+use serde_json::{Value, json};
+
 use super::installation::Installation;
 use super::recording::{Exchange, exchanges, read};
 use super::tokens::{now, shifted};
@@ -121,7 +123,7 @@ fn row_of_quay(effects: &str, operation: &str) -> Option<Row> {
 }
 
 /// The record cuts long metadata off, but never before `resolved_ip`, which comes last.
-fn without_resolved_ip(metadata: &str) -> String {
+pub fn without_resolved_ip(metadata: &str) -> String {
     let end = metadata.find(", \"resolved_ip\"");
     match end {
         Some(end) => format!("{}}}", &metadata[..end]),
@@ -152,9 +154,27 @@ pub fn token(
 
 /// The token of a recorded answer, made now.
 fn renewed(installation: &Installation, recorded: &[Exchange], seq: u16) -> String {
+    let (header, claims) = recorded_token(recorded, seq);
+    format!("Bearer {}", installation.signer.sign(&header, &claims))
+}
+
+/// The same for another repository, which may be pushed to.
+pub fn renewed_to_push(
+    installation: &Installation,
+    recorded: &[Exchange],
+    seq: u16,
+    repository: &str,
+) -> String {
+    let (header, mut claims) = recorded_token(recorded, seq);
+    let access = json!({"type": "repository", "name": repository, "actions": ["pull", "push"]});
+    claims["access"] = json!([access]);
+    format!("Bearer {}", installation.signer.sign(&header, &claims))
+}
+
+/// Header and claims, those with times of today.
+fn recorded_token(recorded: &[Exchange], seq: u16) -> (Value, Value) {
     let exchange = recorded.iter().find(|exchange| exchange.seq == seq).expect("a recording");
     let jwt = exchange.jwt.as_ref().expect("a token");
     let age = now() - jwt["claims"]["iat"].as_i64().expect("a time");
-    let token = installation.signer.sign(&jwt["header"], &shifted(&jwt["claims"], age));
-    format!("Bearer {token}")
+    (jwt["header"].clone(), shifted(&jwt["claims"], age))
 }

@@ -57,6 +57,29 @@ fn skopeo_copies_every_image() {
     assert_eq!(registryd.metric("quay_declined_total"), 0.0);
 }
 
+/// And pushes every one of them again, to a repository where it is new, and has it back.
+#[test]
+fn skopeo_pushes_every_image() {
+    let Some(installation) = Installation::restore() else { return };
+    let registryd = installation.reachable_registryd();
+    let address = registryd.base().strip_prefix("http://").expect("an address");
+    let now = chrono::Utc::now().timestamp_millis().to_string();
+    let images = installation.rows(&IMAGES.replace("@NOW@", &now));
+    let login = format!("admin:{}", installation.secret("admin"));
+    for (number, image) in images.iter().enumerate() {
+        let [repository, tag, digest, _] = &image[..] else { panic!("{image:?}") };
+        let from = format!("docker://{address}/{repository}:{tag}");
+        let there = format!("docker://{address}/acme/pushed:{number}");
+        let options = ["--preserve-digests", "--dest-tls-verify=false", "--dest-creds", &login];
+        run(skopeo(&installation, "admin").args(options).args([&from, &there]));
+        let back = installation.scratch(&format!("pushed/{number}"));
+        copy(&installation, "admin", &there, &format!("dir:{}", back.display()));
+        check_dir(&back, digest, &format!("{from} as {there}"));
+    }
+    println!("pushed {} images", images.len());
+    assert_eq!(registryd.metric("quay_declined_total"), 0.0);
+}
+
 /// Who may pull from a repository: a user, a robot, or without a name anybody.
 fn logins(repository: &str) -> &'static [&'static str] {
     match repository {
@@ -77,6 +100,10 @@ fn formats<'l>(login: &&'l str, media_type: &str) -> Vec<(&'l str, &'static str)
 }
 
 fn copy(installation: &Installation, login: &str, source: &str, destination: &str) {
+    run(skopeo(installation, login).args([source, destination]));
+}
+
+fn skopeo(installation: &Installation, login: &str) -> Command {
     let mut skopeo = Command::new("skopeo");
     skopeo.args(["--insecure-policy", "copy", "--all", "--quiet", "--src-tls-verify=false"]);
     match login {
@@ -87,7 +114,7 @@ fn copy(installation: &Installation, login: &str, source: &str, destination: &st
     skopeo
         .env("_CONTAINERS_ROOTLESS_UID", "1")
         .env("XDG_DATA_HOME", installation.scratch("skopeo"));
-    run(skopeo.args([source, destination]));
+    skopeo
 }
 
 /// The manifest is the recorded one, and everything that it names is there, whole.

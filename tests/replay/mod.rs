@@ -3,6 +3,7 @@
 
 mod audit;
 mod changes;
+mod columns;
 mod compare;
 mod images;
 mod installation;

@@ -51,7 +51,7 @@ fn upload(installation: &Installation, name: &str, descriptor: &Value, labels: &
              INSERT INTO imagestorageplacement (storage_id, location_id)
                  SELECT s.id, l.id FROM imagestorage s, imagestoragelocation l
                  WHERE s.{of_digest} AND l.name = 'default'",
-            &digest[7..43]
+            uuid::Uuid::new_v4()
         ));
     }
     database.sql(&format!(

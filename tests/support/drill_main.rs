@@ -14,6 +14,7 @@ mod bundle {
 }
 #[path = "."]
 mod support {
+    pub mod history;
     pub mod images;
     pub mod keys;
     pub mod postgres;
@@ -41,8 +42,10 @@ use bundle::http::Client;
 use bundle::quay::Quay;
 use clap::Parser;
 use support::Registryd;
+use support::history;
+use support::postgres::psql;
 use support::process::lock;
-use support::push_load::PushLoad;
+use support::push_load::{PushLoad, owners_at};
 use support::registry_fixture::Fixture;
 use support::stack::{ACCEPT, Stack, TAG};
 
@@ -285,28 +288,40 @@ fn second_registryd(quay: &Quay, fixture: &Fixture) -> Box<dyn Any> {
     Box::new(Registryd::start(&fixture.conf, &["--listen", &socket]))
 }
 
-/// Pushes flip as pulls do, in a stack of their own, while blobs are pushed without a pause.
+/// Pushes flip as pulls do, and deletions with them or without, in a stack of their own, while images
+/// are pushed, pulled and deleted without a pause.
 fn pushes(binary: &Path, flips: u32) -> bool {
-    println!("\n{flips} flips of pushes, under 3 that push blobs in 24 pieces each");
+    println!("\n{flips} flips of pushes and deletions, under 3 that push, pull and delete images");
     let stack = Stack::boot_beside(second_registryd, binary.to_owned(), "", |_| ());
     let load = PushLoad::start(stack.quay.port, &stack.fixture);
-    for flip in 0..flips {
-        let owner = if flip % 2 == 0 { "rust" } else { "python" };
-        stack.set(&format!("ROUTE_OWNER_CAP_V2_PUSH={owner}"));
-        load.wait_for_more(3);
-    }
+    let mut took: Vec<f64> = (0..flips)
+        .map(|flip| {
+            let seconds = stack.set(&owners_at(flip));
+            load.wait_for_more(3);
+            seconds
+        })
+        .collect();
     let pushed = load.stop();
+    took.sort_by(f64::total_cmp);
+    if let [.., most] = took[..] {
+        println!("propagation              median {:.1} s, max {most:.1} s", took[took.len() / 2]);
+    }
     for error in pushed.failed.iter().take(5) {
         println!("failed: {error}");
     }
+    let sql = |statement: &str| psql(&stack.cluster.uri("drill"), statement);
+    let (broken, halves) = (history::broken(sql), history::halves(sql));
+    println!("histories of tags        {}", if broken.is_empty() { "linear" } else { &broken });
+    println!("manifests by halves      {}", if halves.is_empty() { "none" } else { &halves });
     println!(
-        "{} blobs in {} requests, {} of them by both owners; {} failed",
-        pushed.blobs,
-        pushed.requests,
+        "{} images pushed, {} of them by both owners, {} deleted; {} requests, {} failed",
+        pushed.images,
         pushed.crossed,
+        pushed.deleted,
+        pushed.requests,
         pushed.failed.len()
     );
-    pushed.failed.is_empty() && pushed.crossed > 0
+    pushed.failed.is_empty() && pushed.crossed > 0 && broken.is_empty() && halves.is_empty()
 }
 
 fn main() -> ExitCode {

@@ -13,6 +13,7 @@ pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
@@ -59,6 +60,20 @@ impl Blob {
         Blob { uncompressed, ..Blob::new(media_type, gzip.finish().expect("memory")) }
     }
 
+    /// The same in a frame of zstd (RFC 8878), with its one block as it is.
+    pub fn zstd_layer(files: &[(&str, &str)]) -> Blob {
+        const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+        // One segment, whose length less 256 follows in two bytes.
+        const TWO_BYTES: u8 = 0x60;
+        let tar = tar(files);
+        let length = u16::try_from(tar.len() - 256).expect("a small archive").to_le_bytes();
+        let last_raw_block = (u32::try_from(tar.len()).expect("small") << 3 | 1).to_le_bytes();
+        let head = [&MAGIC[..], &[TWO_BYTES], &length, &last_raw_block[..3]].concat();
+        let uncompressed = Some((digest_of(&tar), tar.len()));
+        let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
+        Blob { uncompressed, ..Blob::new(media_type, [head, tar].concat()) }
+    }
+
     fn descriptor(&self) -> Value {
         json!({"mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len()})
     }
@@ -96,17 +111,45 @@ impl Manifest {
         }
     }
 
+    /// Whatever else is kept in a registry: a chart, a policy, some files.
+    pub fn artifact(artifact_type: Option<&str>, config: Blob, layers: Vec<Blob>) -> Manifest {
+        let mut body = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": config.descriptor(),
+            "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
+        });
+        if let Some(artifact_type) = artifact_type {
+            body["artifactType"] = artifact_type.into();
+        }
+        Manifest {
+            artifact_type: artifact_type.map(str::to_owned),
+            config_media_type: Some(config.media_type),
+            blobs: std::iter::once(config).chain(layers).collect(),
+            ..Manifest::new(OCI_MANIFEST, body.to_string())
+        }
+    }
+
     /// A multi-architecture image.
     pub fn index(children: Vec<(&str, Manifest)>) -> Manifest {
+        Manifest::list(OCI_INDEX, children)
+    }
+
+    /// The same in Docker's own format.
+    pub fn docker_list(children: Vec<(&str, Manifest)>) -> Manifest {
+        Manifest::list(DOCKER_LIST, children)
+    }
+
+    fn list(media_type: &'static str, children: Vec<(&str, Manifest)>) -> Manifest {
         let listed = children.iter().map(|(architecture, child)| {
             let mut entry = child.descriptor();
             entry["platform"] = json!({"architecture": architecture, "os": "linux"});
             entry
         });
         let listed: Vec<Value> = listed.collect();
-        let body = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed});
+        let body = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": listed});
         let children = children.into_iter().map(|(_, child)| child).collect();
-        Manifest { children, ..Manifest::new(OCI_INDEX, body.to_string()) }
+        Manifest { children, ..Manifest::new(media_type, body.to_string()) }
     }
 
     pub fn config(&self) -> &Blob {

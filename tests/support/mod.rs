@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod database;
+pub mod history;
 pub mod images;
 pub mod keys;
 pub mod own_rows;

@@ -176,10 +176,11 @@ impl Stack {
         seconds
     }
 
-    /// Sets any switch.
-    pub fn set(&self, switch: &str) -> f64 {
+    /// Sets any switches, with a space between them.
+    pub fn set(&self, switches: &str) -> f64 {
         let mut set = Command::new(&self.binary);
-        let set = run(set.args(["switch", "set", switch]), &self.quay);
+        let set = set.args(["switch", "set"]).args(switches.split(' '));
+        let set = run(set, &self.quay);
         let took = said(&set)
             .lines()
             .find_map(|line| line.strip_prefix("applied after ")?.strip_suffix(" s")?.parse().ok());
