@@ -96,7 +96,7 @@ pub enum Stored {
         /// Whether a policy made the tag immutable.
         by_policy: bool,
     },
-    /// It was there, and has been collected since; or the repository has gone.
+    /// It was there, or what it names was, and has been collected since; or the repository has gone.
     Gone,
 }
 
@@ -146,22 +146,26 @@ const EXISTING: Sql = Sql {
     sqlite: "SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2",
 };
 
+/// Those that are still there, to stay.
 const INSERT_BLOBS: Sql = Sql {
     postgres: "\
         INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-        SELECT $1, $2, id FROM unnest($3::int4[]) id ON CONFLICT DO NOTHING",
+        SELECT $1, $2, s.id FROM imagestorage s WHERE s.id = ANY ($3) FOR KEY SHARE RETURNING id",
     sqlite: "\
         INSERT INTO manifestblob (repository_id, manifest_id, blob_id) \
-        SELECT $1, $2, value FROM json_each($3) WHERE true ON CONFLICT DO NOTHING",
+        SELECT $1, $2, s.id FROM imagestorage s \
+        WHERE s.id IN (SELECT value FROM json_each($3)) RETURNING id",
 };
 
+/// The same.
 const INSERT_CHILDREN: Sql = Sql {
     postgres: "\
         INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-        SELECT $1, $2, id FROM unnest($3::int4[]) id ON CONFLICT DO NOTHING",
+        SELECT $1, $2, m.id FROM manifest m WHERE m.id = ANY ($3) FOR KEY SHARE RETURNING id",
     sqlite: "\
         INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
-        SELECT $1, $2, value FROM json_each($3) WHERE true ON CONFLICT DO NOTHING",
+        SELECT $1, $2, m.id FROM manifest m \
+        WHERE m.id IN (SELECT value FROM json_each($3)) RETURNING id",
 };
 
 /// All that makes Quay's scanner look at a manifest.
@@ -269,7 +273,12 @@ impl Session<'_> {
         rules: &config::Push,
     ) -> Result<Stored, TagError> {
         let enums = self.enums().await?;
-        self.transaction(async |transaction| transaction.store(new, rules, enums).await).await
+        let stored =
+            self.transaction(async |transaction| transaction.store(new, rules, enums).await).await;
+        match stored {
+            Err(TagError::Vanished) => Ok(Stored::Gone),
+            stored => stored,
+        }
     }
 }
 
@@ -328,7 +337,7 @@ impl Transaction<'_> {
         now_ms: i64,
         rules: &config::Push,
         enums: &Enums,
-    ) -> Result<Option<i32>, CatalogError> {
+    ) -> Result<Option<i32>, TagError> {
         let (repository, manifest) = (new.repository, new.manifest);
         let params = [
             repository.id.into(),
@@ -348,14 +357,14 @@ impl Transaction<'_> {
         let Some(id) = self.id(INSERT, &params).await? else { return Ok(None) };
         let of = [repository.id.into(), id.into()];
         if !contents.blobs.is_empty() {
-            self.query(INSERT_BLOBS, &[of[0], of[1], Param::Ints(&contents.blobs)]).await?;
+            self.name_all(INSERT_BLOBS, of, &contents.blobs).await?;
         }
         if !rules.quota_management && rules.invalidate_quota_totals {
             self.query(VOID_REPOSITORY_COUNT, &of[..1]).await?;
             self.query(VOID_NAMESPACE_COUNT, &[repository.namespace_id.into()]).await?;
         }
         if !children.is_empty() {
-            self.query(INSERT_CHILDREN, &[of[0], of[1], Param::Ints(&contents.children)]).await?;
+            self.name_all(INSERT_CHILDREN, of, &contents.children).await?;
         }
         let now = Utc::now().naive_utc();
         self.query(INSERT_UNSCANNED, &[of[0], of[1], now.into()]).await?;
@@ -366,5 +375,16 @@ impl Transaction<'_> {
         }
         self.label(repository.id, id, &contents.labels, enums).await?;
         Ok(Some(id))
+    }
+
+    /// Says what a manifest names: all of it, or the garbage collector was quicker.
+    async fn name_all(
+        &mut self,
+        sql: Sql,
+        of: [Param<'_>; 2],
+        named: &[Option<i32>],
+    ) -> Result<(), TagError> {
+        let rows = self.query(sql, &[of[0], of[1], Param::Ints(named)]).await?;
+        if rows.len() == named.len() { Ok(()) } else { Err(TagError::Vanished) }
     }
 }
