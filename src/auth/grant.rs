@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Declined, Identity, Limits, ScopeRequest};
 use crate::catalog::{
-    Authority, CatalogError, NamespaceRole, RepositoryState, Role, ScopedRepository, Session,
+    Authority, CatalogError, NamespaceRole, NewOrganization, NewRepository, RepositoryState, Role,
+    ScopedRepository, Session,
 };
 use crate::config;
 use crate::oci::RepoName;
@@ -38,6 +39,9 @@ pub enum GrantError {
     /// A repository was to be made, and the registry takes no writes.
     #[error("the registry is read-only")]
     ReadOnly,
+    /// An organization was to be made, and cannot be.
+    #[error("Cannot create organization")]
+    NoOrganization,
     /// Python has to decide.
     #[error("scope of a kind that is not built: {}", .0.0)]
     Declined(Declined),
@@ -69,28 +73,23 @@ impl Authorizer {
     }
 
     /// Decides one scope. Who may make a repository and wants to push to it gets it made, here and
-    /// now, as in Quay; what would make an organization is Python's to do.
+    /// now, as in Quay, and the organization around it where that is allowed.
     pub async fn grant(
         &self,
         db: Session<'_>,
         scope: &ScopeRequest,
         identity: Option<&Identity>,
     ) -> Result<Grant, GrantError> {
-        let Some(mut authority) = self.authority(db, scope, identity).await? else {
-            self.check_new_namespace(scope, identity)?;
-            return Ok(Grant::of(scope, Vec::new()));
-        };
-        let mut rights = self.rights(&authority, identity);
-        if authority.repository.is_none()
-            && scope.push
-            && rights.creates
-            && self.create(db, scope, identity).await?
-        {
-            let Some(now) = self.authority(db, scope, identity).await? else {
-                return Ok(Grant::of(scope, Vec::new()));
-            };
-            (rights, authority) = (self.rights(&now, identity), now);
+        let mut authority = self.authority(db, scope, identity).await?;
+        // Once more where somebody else has just made the organization, without this repository.
+        for _ in 0..2 {
+            if !scope.push || !self.create(db, scope, authority.as_ref(), identity).await? {
+                break;
+            }
+            authority = self.authority(db, scope, identity).await?;
         }
+        let Some(authority) = authority else { return Ok(Grant::of(scope, Vec::new())) };
+        let rights = self.rights(&authority, identity);
         let mut actions = Vec::new();
         if let Some((repository, identity)) = authority.repository.as_ref().zip(identity) {
             let writes = scope.push && rights.role >= Role::Write;
@@ -135,39 +134,51 @@ impl Authorizer {
         Ok(())
     }
 
-    /// A push to a namespace that is not there makes one, where that is allowed.
-    fn check_new_namespace(
-        &self,
-        scope: &ScopeRequest,
-        identity: Option<&Identity>,
-    ) -> Result<(), GrantError> {
-        let makes = self.config.create_namespace_on_push && scope.push && identity.is_some();
-        if makes { Err(GrantError::Declined(Declined("push_creates"))) } else { Ok(()) }
-    }
-
-    /// Makes the repository of a scope; returns whether there is one now. Restricted users make
-    /// nothing in their own namespace; an access token makes nothing at all.
+    /// Makes what a push needs and is not there: the repository, and its organization if there is no
+    /// such namespace. Returns whether it may be there now. Restricted users make nothing of their
+    /// own; an access token makes nothing at all.
     async fn create(
         &self,
         db: Session<'_>,
         scope: &ScopeRequest,
+        authority: Option<&Authority>,
         identity: Option<&Identity>,
     ) -> Result<bool, GrantError> {
-        let creator = identity.and_then(|identity| identity.id().zip(identity.username()));
-        let Some((id, username)) = creator else { return Ok(false) };
-        if username == scope.repository.namespace && self.is_restricted(username) {
+        let Some(identity) = identity else { return Ok(false) };
+        let Some((creator, username)) = identity.id().zip(identity.username()) else {
             return Ok(false);
+        };
+        let config = &self.config;
+        let new = NewRepository {
+            name: &scope.repository,
+            creator,
+            public: !config.create_private_repo_on_push,
+            org_mirror: config.org_mirror,
+        };
+        let restricted = self.is_restricted(username);
+        match authority {
+            Some(authority) => {
+                let creates = self.rights(authority, Some(identity)).creates;
+                let own = username == scope.repository.namespace;
+                if authority.repository.is_some() || !creates || (own && restricted) {
+                    return Ok(false);
+                }
+                if self.read_only {
+                    return Err(GrantError::ReadOnly);
+                }
+                // Where somebody else has just made it, what they gave us is read again.
+                db.create_repository(&new).await?;
+                Ok(true)
+            }
+            None if !config.new_namespaces.on_push || restricted => Ok(false),
+            // It would own the organization, and still be given nothing of it.
+            None if identity.limits().namespace < NamespaceRole::Creator => Ok(false),
+            None if self.read_only => Err(GrantError::NoOrganization),
+            None => match db.create_organization(&new, &config.new_namespaces).await? {
+                NewOrganization::Made | NewOrganization::Taken => Ok(true),
+                NewOrganization::Refused => Err(GrantError::NoOrganization),
+            },
         }
-        if self.config.org_mirror {
-            return Err(GrantError::Declined(Declined("org_mirror")));
-        }
-        if self.read_only {
-            return Err(GrantError::ReadOnly);
-        }
-        let public = !self.config.create_private_repo_on_push;
-        // Where somebody else has just made it, what they gave us is read again.
-        db.create_repository(&scope.repository, id, public).await?;
-        Ok(true)
     }
 
     /// Whether a user, or the owner of a robot, may not push to a namespace of their own.
@@ -233,7 +244,8 @@ impl Authorizer {
                 Ok(filler.is_some() && filler == identity.id())
             }
             RepositoryState::OrgMirror if robot => {
-                Err(GrantError::Declined(Declined("org_mirror_push")))
+                let filler = db.org_mirror_robot(repository.id).await?;
+                Ok(filler.is_some() && filler == identity.id())
             }
             _ => Ok(false),
         }

@@ -10,6 +10,7 @@ use super::connection::Session;
 use super::error::CatalogError;
 use super::transaction::Transaction;
 use super::uploads::{Upload, signed};
+use super::value::Sql;
 use crate::oci::Digest;
 
 /// What became of an upload that was to be a blob.
@@ -27,7 +28,14 @@ const DELETE_UPLOAD: &str = "\
         AND sha_state IS NOT DISTINCT FROM $4 RETURNING id";
 
 /// Nothing forbids two rows of one digest; any is as good.
-const STORAGE: &str = "SELECT id, image_size, uncompressed_size FROM imagestorage WHERE content_checksum = $1 LIMIT 1";
+const STORAGE: Sql = Sql {
+    // To stay there until we are done.
+    postgres: "\
+        SELECT id, image_size, uncompressed_size FROM imagestorage WHERE content_checksum = $1 \
+        LIMIT 1 FOR KEY SHARE",
+    sqlite: "\
+        SELECT id, image_size, uncompressed_size FROM imagestorage WHERE content_checksum = $1 LIMIT 1",
+};
 
 /// `uploading` is what Quay writes, and nobody reads.
 const INSERT_STORAGE: &str = "\

@@ -108,7 +108,7 @@ pub enum Stored {
         /// Whether a policy made the tag immutable.
         by_policy: bool,
     },
-    /// It was there, and has been collected since; or the repository has gone.
+    /// It was there, or what it names was, and has been collected since; or the repository has gone.
     Gone,
     /// Without a tag, for Quay's garbage collector: the namespace's quota is used up.
     OverQuota,
@@ -160,7 +160,7 @@ const EXISTING: Sql = Sql {
     sqlite: "SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2",
 };
 
-/// Only what is still there, as many rows as there is of it: `$3` numbers, `$4` digests. Numbers alone
+/// Only what is still there, and stays: as many rows as there is of it: `$3` numbers, `$4` digests. Numbers alone
 /// would not do: SQLite gives the one of a row that was deleted to the next that comes.
 macro_rules! connect {
     ($into:literal, $from:literal, $digest:literal) => {
@@ -172,7 +172,7 @@ macro_rules! connect {
                 $from,
                 " x WHERE x.id = ANY ($3) AND x.",
                 $digest,
-                " = ANY ($4) RETURNING id"
+                " = ANY ($4) FOR KEY SHARE RETURNING id"
             ),
             sqlite: concat!(
                 "INSERT INTO ",
@@ -290,7 +290,12 @@ impl Session<'_> {
         rules: &config::Push,
     ) -> Result<Stored, TagError> {
         let enums = self.enums().await?;
-        self.transaction(async |transaction| transaction.store(new, rules, enums).await).await
+        let stored =
+            self.transaction(async |transaction| transaction.store(new, rules, enums).await).await;
+        match stored {
+            Err(TagError::Vanished) => Ok(Stored::Gone),
+            stored => stored,
+        }
     }
 }
 
@@ -369,7 +374,7 @@ impl Transaction<'_> {
         now_ms: i64,
         rules: &config::Push,
         enums: &Enums,
-    ) -> Result<Option<i32>, CatalogError> {
+    ) -> Result<Option<i32>, TagError> {
         let (repository, manifest) = (new.repository, new.manifest);
         let params = [
             repository.id.into(),
@@ -391,7 +396,7 @@ impl Transaction<'_> {
         if !contents.blobs.ids.is_empty() {
             self.connect(INSERT_BLOBS, of, &contents.blobs).await?;
         }
-        self.count(repository, id, &contents.blobs, &rules.quotas).await?;
+        self.count(repository, id, &contents.blobs.ids, &rules.quotas).await?;
         if !children.is_empty() {
             self.connect(INSERT_CHILDREN, of, &contents.children).await?;
         }
@@ -406,20 +411,16 @@ impl Transaction<'_> {
         Ok(Some(id))
     }
 
-    /// Connects a new manifest with what it names, all of which was there a moment ago.
+    /// Connects a new manifest with what it names: all of it, or the garbage collector was quicker.
     async fn connect(
         &mut self,
         sql: Sql,
         of: [Param<'_>; 2],
         named: &Named,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<(), TagError> {
         let digests: Vec<&str> = named.digests.iter().map(String::as_str).collect();
         let params = [of[0], of[1], Param::Ints(&named.ids), Param::Texts(&digests)];
         let connected = self.query(sql, &params).await?;
-        if connected.len() < named.ids.len() {
-            let reason = "what a manifest names was collected while it was pushed";
-            return Err(CatalogError::Unavailable(reason.to_owned()));
-        }
-        Ok(())
+        if connected.len() == named.ids.len() { Ok(()) } else { Err(TagError::Vanished) }
     }
 }

@@ -17,6 +17,17 @@ const INSERT: &str = "\
     JOIN visibility v ON v.name = $3 JOIN repositorykind k ON k.name = 'image' \
     WHERE n.username = $1 AND n.enabled ON CONFLICT DO NOTHING RETURNING id";
 
+/// Against somebody who is making a mirror of the organization.
+const LOCK_NAMESPACE: Sql = Sql {
+    postgres: "SELECT id FROM \"user\" WHERE username = $1 FOR UPDATE",
+    sqlite: "SELECT id FROM \"user\" WHERE username = $1",
+};
+
+/// Whether an organization is filled by a mirror, which alone makes repositories there.
+const MIRRORED: &str = "\
+    SELECT EXISTS (SELECT 1 FROM orgmirrorconfig c JOIN \"user\" n ON n.id = c.organization_id \
+        WHERE n.username = $1 AND n.organization)";
+
 /// For Quay's worker, which counts from a day on; `$2` yesterday.
 const INSERT_COUNT: Sql = Sql {
     postgres: "\
@@ -47,26 +58,33 @@ const INSERT_DEFAULTS: &str = "\
             OR s.delegate_user_id = p.delegate_user_id))) \
     ORDER BY p.delegate_team_id IS NULL, p.id ON CONFLICT DO NOTHING";
 
+/// A repository that is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRepository<'a> {
+    /// What it is called.
+    pub name: &'a RepoName,
+    /// `user.id` of its admin.
+    pub creator: i32,
+    /// Whether everybody may pull from it.
+    pub public: bool,
+    /// `FEATURE_ORG_MIRROR`: its organization may be filled by a mirror.
+    pub org_mirror: bool,
+}
+
 impl Session<'_> {
-    /// Makes a repository whose admin is `creator`, a `user.id`, with the permissions that its
-    /// organization gives by default. Returns whether it did: nothing where there is one by now.
-    pub async fn create_repository(
-        &self,
-        name: &RepoName,
-        creator: i32,
-        public: bool,
-    ) -> Result<bool, CatalogError> {
-        self.transaction(async |transaction| transaction.create(name, creator, public).await).await
+    /// Makes a repository, with the permissions that its organization gives by default. Nothing where
+    /// there is one by now, or where a mirror alone makes any.
+    pub async fn create_repository(&self, new: &NewRepository<'_>) -> Result<(), CatalogError> {
+        self.transaction(async |transaction| transaction.repository(new).await).await
     }
 }
 
 impl Transaction<'_> {
-    async fn create(
-        &mut self,
-        name: &RepoName,
-        creator: i32,
-        public: bool,
-    ) -> Result<bool, CatalogError> {
+    pub(super) async fn repository(&mut self, new: &NewRepository<'_>) -> Result<(), CatalogError> {
+        let NewRepository { name, creator, public, .. } = *new;
+        if new.org_mirror && self.is_mirrored(&name.namespace).await? {
+            return Ok(());
+        }
         let badge = Uuid::new_v4().to_string();
         let params = [
             name.namespace.as_str().into(),
@@ -74,13 +92,18 @@ impl Transaction<'_> {
             if public { "public" } else { "private" }.into(),
             (&badge).into(),
         ];
-        let Some(id) = self.id(INSERT, &params).await? else { return Ok(false) };
+        let Some(id) = self.id(INSERT, &params).await? else { return Ok(()) };
         let today = Local::now().date_naive();
         let yesterday = today.checked_sub_days(Days::new(1)).unwrap_or(today).to_string();
         self.query(INSERT_COUNT, &[id.into(), (&yesterday).into()]).await?;
         self.query(INSERT_SCORE, &[id.into()]).await?;
         self.query(INSERT_ADMIN, &[id.into(), creator.into()]).await?;
-        self.query(INSERT_DEFAULTS, &[id.into(), creator.into()]).await?;
-        Ok(true)
+        self.query(INSERT_DEFAULTS, &[id.into(), creator.into()]).await.map(drop)
+    }
+
+    async fn is_mirrored(&mut self, namespace: &str) -> Result<bool, CatalogError> {
+        self.query(LOCK_NAMESPACE, &[namespace.into()]).await?;
+        let rows = self.query(MIRRORED, &[namespace.into()]).await?;
+        rows.first().map_or(Ok(false), |row| row.get(0))
     }
 }

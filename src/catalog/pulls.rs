@@ -154,7 +154,9 @@ fn by_digest(entity: &Entity) -> &'static str {
     )
 }
 
-/// `$3` digest (contract §3.6): what was uploaded here, else what a manifest here refers to.
+/// `$3` digest (contract §3.6): what was uploaded here, else what a manifest here refers to. `$4` now:
+/// whoever is told that a blob is there goes on to name it, so one that is about to be collected is
+/// not shown.
 const BLOB: &str = concat!(
     "SELECT ",
     repository_columns!(),
@@ -162,7 +164,8 @@ const BLOB: &str = concat!(
      FROM repository r JOIN \"user\" n ON n.id = r.namespace_user_id \
      LEFT JOIN imagestorage s ON s.id = COALESCE( \
          (SELECT b.id FROM imagestorage b JOIN uploadedblob u ON u.blob_id = b.id \
-             WHERE u.repository_id = r.id AND b.content_checksum = $3 LIMIT 1), \
+             WHERE u.repository_id = r.id AND b.content_checksum = $3 AND u.expires_at > $4 \
+             LIMIT 1), \
          (SELECT b.id FROM imagestorage b JOIN manifestblob u ON u.blob_id = b.id \
              WHERE u.repository_id = r.id AND b.content_checksum = $3 LIMIT 1)) \
      LEFT JOIN imagestorageplacement p ON p.storage_id = s.id",
@@ -316,9 +319,15 @@ impl Session<'_> {
     ) -> Result<Option<BlobLookup>, CatalogError> {
         let sql = if digest.as_str() == EMPTY_LAYER { EMPTY_LAYER_BLOB } else { BLOB };
         let digest = digest.as_str();
-        let params =
-            [name.namespace.as_str().into(), name.repository.as_str().into(), digest.into()];
-        let rows = self.query(sql, &params).await?;
+        let params = [
+            name.namespace.as_str().into(),
+            name.repository.as_str().into(),
+            digest.into(),
+            Utc::now().naive_utc().into(),
+        ];
+        // Everybody's has no end.
+        let params = if digest == EMPTY_LAYER { &params[..3] } else { &params[..] };
+        let rows = self.query(sql, params).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let enums = self.enums().await?;
         let repository = Repository::from_row(row, enums)?;

@@ -87,6 +87,10 @@ const SELECT: &str = concat!(
 const MIRROR_ROBOT: &str =
     "SELECT internal_robot_id FROM repomirrorconfig WHERE repository_id = $1";
 
+const ORG_MIRROR_ROBOT: &str = "\
+    SELECT c.internal_robot_id FROM orgmirrorrepository m \
+    JOIN orgmirrorconfig c ON c.id = m.org_mirror_config_id WHERE m.repository_id = $1 LIMIT 1";
+
 impl Session<'_> {
     /// What `user_id` may do in `name`, or `None` without a namespace.
     pub async fn authority(
@@ -126,7 +130,20 @@ impl Session<'_> {
 
     /// `user.id` of the robot that fills a mirror.
     pub async fn mirror_robot(&self, repository_id: i32) -> Result<Option<i32>, CatalogError> {
-        let rows = self.query(MIRROR_ROBOT, &[repository_id.into()]).await?;
+        self.filler(MIRROR_ROBOT, repository_id).await
+    }
+
+    /// `user.id` of the robot that fills it with the rest of its organization.
+    pub async fn org_mirror_robot(&self, repository_id: i32) -> Result<Option<i32>, CatalogError> {
+        self.filler(ORG_MIRROR_ROBOT, repository_id).await
+    }
+
+    async fn filler(
+        &self,
+        sql: &'static str,
+        repository_id: i32,
+    ) -> Result<Option<i32>, CatalogError> {
+        let rows = self.query(sql, &[repository_id.into()]).await?;
         rows.first().map(|row| row.get(0)).transpose()
     }
 }

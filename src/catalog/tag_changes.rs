@@ -21,6 +21,9 @@ pub enum TagError {
     /// It may not be moved or deleted.
     #[error("tag '{0}' is immutable")]
     Immutable(String),
+    /// What it was to point to names what has just been collected.
+    #[error("collected meanwhile")]
+    Vanished,
     /// Only Python can tell.
     #[error("not built: {0}")]
     Declined(&'static str),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use config::ValueKind;
 
+use super::namespaces::{self, NewNamespaces};
 use super::reader::{
     Parsed, Reader, Show, Wrong, feature, flag, names, number, one_of, path, secret, text,
 };
@@ -84,8 +85,8 @@ pub struct Auth {
     pub last_accessed_threshold: Duration,
     /// `OAUTH_TOKEN_LAST_ACCESSED_UPDATE_THRESHOLD_S`, default 60 s.
     pub oauth_last_accessed_threshold: Duration,
-    /// `CREATE_NAMESPACE_ON_PUSH`, default false.
-    pub create_namespace_on_push: bool,
+    /// Organizations that a push makes.
+    pub new_namespaces: NewNamespaces,
     /// `CREATE_PRIVATE_REPO_ON_PUSH`, default true: what a push makes is private.
     pub create_private_repo_on_push: bool,
     /// `FEATURE_ORG_MIRROR`, default false: some organizations take no new repositories.
@@ -269,7 +270,7 @@ pub(super) fn auth(r: &mut Reader<'_>) -> Auth {
             Duration::from_secs(60),
             seconds,
         ),
-        create_namespace_on_push: r.setting("CREATE_NAMESPACE_ON_PUSH", false, flag),
+        new_namespaces: namespaces::read(r),
         create_private_repo_on_push: r.setting("CREATE_PRIVATE_REPO_ON_PUSH", true, flag),
         org_mirror: r.setting("FEATURE_ORG_MIRROR", false, feature),
         restricted: restricted(r),

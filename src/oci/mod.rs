@@ -18,6 +18,6 @@ pub use immutability::ImmutabilityPolicy;
 pub use index::{amd64_linux, is_index};
 pub use manifest_type::{ManifestType, PushRules, PushType, UNSUPPORTED_TYPE};
 pub use media_type::{Accept, is_schema1};
-pub use name::{NameRules, RepoName};
+pub use name::{NameRules, RepoName, is_account_name};
 pub use range::{ByteRange, Span};
 pub use tag::is_tag;

@@ -61,6 +61,15 @@ fn is_component(text: &str) -> bool {
         && text.bytes().all(|b| alphanumeric(b) || b"._-".contains(&b))
 }
 
+/// Whether Quay lets a user or an organization have this name: 2 to 255 small letters and digits, with
+/// single `.`, `_`, `-` between them.
+pub fn is_account_name(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    (2..=255).contains(&text.len()) && text.split(['.', '_', '-']).all(part)
+}
+
 impl fmt::Display for RepoName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.repository)

@@ -96,6 +96,7 @@ impl From<TagError> for ManifestPushError {
             TagError::Immutable(tag) => Self::Immutable(tag),
             TagError::Declined(reason) => Self::Declined(reason),
             TagError::Catalog(error) => error.into(),
+            TagError::Vanished => Self::Catalog(CatalogError::Unavailable(error.to_string())),
         }
     }
 }

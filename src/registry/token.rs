@@ -137,7 +137,7 @@ async fn grant(
     let db = app.catalog.session(Route::Token.name());
     app.shared.authorizer.grant(db, scope, identity).await.map_err(|error| match error {
         GrantError::NamespaceDisabled(_) => denied(error.to_string()),
-        GrantError::NotImages(_) => unsupported(error.to_string()),
+        GrantError::NotImages(_) | GrantError::NoOrganization => unsupported(error.to_string()),
         GrantError::ReadOnly => read_only(),
         GrantError::Declined(Declined(reason)) => app.decline(V2_AUTH, reason),
         GrantError::Catalog(error) => error.into(),

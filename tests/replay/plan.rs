@@ -15,7 +15,6 @@ const NEEDS_WRITES: &[(&str, &[u16])] = &[
     ("a blob that was uploaded between them", &[644]),
     ("the tags of acme/scratch, `big` of 397 among them", &[398, 405, 413, 656, 731, 732]),
     ("manifests that were pushed between them", &[647, 648, 649, 651, 667, 737]),
-    ("repository library/busybox, which 422 made", &[712, 713]),
     ("repositories that were made between them", &[741, 743, 829]),
 ];
 
@@ -38,7 +37,6 @@ pub fn decline(exchange: &Exchange) -> Option<&'static str> {
     let reads = ["GET", "HEAD", "OPTIONS"].contains(&request.method.as_str());
     let schema1 = "application/vnd.docker.distribution.manifest.v1+json";
     match path.as_str() {
-        "/v2/auth" => declined_token(exchange),
         path if path.starts_with("/v1/") => Some("not_built (V1)"),
         // Who may not begin an upload is logged by Python, where that is to be logged.
         path if path.contains("/blobs/") => {
@@ -72,13 +70,6 @@ fn is_schema1(exchange: &Exchange) -> bool {
     content_type.is_none_or(|value| {
         value == "application/json" || value.contains("distribution.manifest.v1+")
     })
-}
-
-/// Scopes for which Quay makes an organization, or tries to.
-const CREATES: &[u16] = &[418, 421, 422, 423];
-
-fn declined_token(exchange: &Exchange) -> Option<&'static str> {
-    CREATES.contains(&exchange.seq).then_some("push_creates (V2_AUTH)")
 }
 
 /// The exchanges that README.md says are answered otherwise than by Quay: the first column of the

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use super::{ask, claims, login, refusal};
 use crate::support::{Login, Registryd, World};
 
-async fn asked(registryd: &Registryd, who: &Login, scope: &str) -> Value {
+pub async fn asked(registryd: &Registryd, who: &Login, scope: &str) -> Value {
     claims(ask(registryd, login(who), &[scope]).await).await["access"][0]["actions"].clone()
 }
 
 /// Visibility, kind, state, and who is its admin, of every repository of this name.
-fn made(world: &World, name: &str) -> String {
+pub fn made(world: &World, name: &str) -> String {
     world.database.sql(&format!(
         "SELECT n.username, v.name, k.name, r.state, r.description, r.trust_enabled,
              length(r.badge_token), u.username, o.name

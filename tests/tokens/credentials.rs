@@ -30,7 +30,7 @@ impl World {
     }
 
     /// Granted by ada, who rules demo.
-    fn oauth_token(&self, scope: &str, expires: &str) -> String {
+    pub fn oauth_token(&self, scope: &str, expires: &str) -> String {
         let (name, code) = (random_secret(20), random_secret(20));
         self.database.sql(&format!(
             "INSERT INTO oauthapplication (client_id, redirect_uri, application_uri, \

@@ -12,7 +12,7 @@ async fn all(registryd: &Registryd, who: &Login, name: &str) -> Value {
 }
 
 impl World {
-    fn role(&self, user: &Login, repository: i32, role: &str) {
+    pub fn role(&self, user: &Login, repository: i32, role: &str) {
         self.database.sql(&format!(
             "DELETE FROM repositorypermission WHERE user_id = {0}; \
              INSERT INTO repositorypermission (user_id, repository_id, role_id) \
@@ -34,7 +34,7 @@ impl World {
         ));
     }
 
-    fn state(&self, repository: i32, state: i32) {
+    pub fn state(&self, repository: i32, state: i32) {
         self.database
             .sql(&format!("UPDATE repository SET state = {state} WHERE id = {repository}"));
     }

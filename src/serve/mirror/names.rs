@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::oci::is_account_name;
+
 /// `NAME[:PORT]`, as clients write it: a DNS name or an IP address (version 6 in brackets).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hostname {
@@ -91,10 +93,7 @@ impl FromStr for Username {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let part = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        };
-        match (2..=255).contains(&text.len()) && text.split(['.', '_', '-']).all(part) {
+        match is_account_name(text) {
             true => Ok(Self(text.to_owned())),
             false => Err(NameError::Username(text.to_owned())),
         }
