@@ -5,6 +5,7 @@ mod canary;
 mod hook;
 mod pushes;
 mod watcher;
+mod status_page;
 
 use std::any::Any;
 use std::fs;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::admin;
 use super::health::Health;
 use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError};
+use super::status_page::Source;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
@@ -96,7 +97,14 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     }
     let closers =
         bound.iter().map(|(socket, ..)| socket.closer()).collect::<Result<Vec<_>, _>>()?;
-    let (admin, admin_address) = admin_server(&parts, options.admin)?;
+    let mut nginx = options.listen.iter().filter(|listen| listen.nginx);
+    let run = nginx.find_map(|listen| run_folder(&listen.address));
+    let source = Source {
+        run: run.map(|run| run.path().to_owned()),
+        health: Some(parts.health()),
+        began: options.began,
+    };
+    let (admin, admin_address) = admin_server(&parts, source, options.admin)?;
     let mut servers = Vec::new();
     for nginx in [true, false] {
         let mine: Vec<_> = bound.extract_if(.., |(_, _, behind)| *behind == nginx).collect();
@@ -327,11 +335,16 @@ fn sendfile(config: &Config, run: &RunFolder) -> Option<Arc<Blobs>> {
     Some(Arc::new(Blobs { prefix, roots: roots.collect() }))
 }
 
-fn admin_server(parts: &Parts, address: SocketAddr) -> Result<(Server, Address), ServeError> {
+fn admin_server(
+    parts: &Parts,
+    source: Source,
+    address: SocketAddr,
+) -> Result<(Server, Address), ServeError> {
     let (socket, address) = Address::Tcp(address).bind()?;
-    let health = web::Data::new(parts.health());
+    let (health, source) = (web::Data::new(parts.health()), web::Data::new(source));
     let server = HttpServer::new(move || {
-        Service::new().app_data(health.clone()).configure(admin::configure)
+        let service = Service::new().app_data(health.clone()).app_data(source.clone());
+        service.configure(admin::configure)
     })
     .workers(1)
     .max_connections(64)

@@ -16,5 +16,5 @@ mod watch;
 
 pub use install::{Installation, Paths};
 pub use plan::{declared, naming};
-pub use status::{Line, Status};
+pub use status::{Flip, Line, Status};
 pub use watch::watch;

@@ -14,9 +14,9 @@ use super::hindrance::{self, Reasons};
 use super::install::Installation;
 use super::map::Map;
 use super::metrics::{self, OwnerMetrics};
-use super::plan::{Plan, declared, naming};
+use super::plan::{Plan, declared, flag_of, naming};
 use super::programs::Programs;
-use super::status::Status;
+use super::status::{Flip, Status};
 use crate::bundle::{Routing, RunFolder, RunFolderError, Supervisor};
 use crate::switches::{Cohort, Owner, override_conflicts};
 
@@ -37,7 +37,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(15);
 pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), RunFolderError> {
     let run = RunFolder::open(&installation.paths.run)?;
     let metrics = Arc::new(OwnerMetrics::new());
-    metrics::serve(admin, metrics.clone());
+    metrics::serve(admin, metrics.clone(), run.path());
     let (health, healthy) = watch::channel(Health::Starting);
     tokio::spawn(guard::look_after(run.socket(), health));
     let (schema, schema_known) = watch::channel(None);
@@ -104,7 +104,7 @@ impl Watcher {
             killed: None,
             cohort: None,
             conflicts: Vec::new(),
-            status: Status::default(),
+            status: Status::resume(run.path(), |id| run.flag(&flag_of(id)).exists()),
             installation,
             run,
             metrics,
@@ -151,7 +151,7 @@ impl Watcher {
 
     /// `mapped`: nginx has the map that the plan is for. While another one is being tested only
     /// the way back is open, and what nginx refuses is nobody's but Python's.
-    fn set_flags(&self, plan: &Plan, mapped: bool) {
+    fn set_flags(&mut self, plan: &Plan, mapped: bool) {
         for (name, wanted) in &plan.flags {
             let is_on = self.run.flag(name).exists();
             let on = *wanted && self.map.problem().is_none() && (mapped || is_on);
@@ -161,8 +161,8 @@ impl Watcher {
             match self.run.set(name, on) {
                 Ok(()) => {
                     let owner = if on { "rust" } else { "python" };
-                    let line = plan.lines.iter().find(|line| line.id.eq_ignore_ascii_case(name));
-                    let reason = line.map(|line| line.reason.as_str()).unwrap_or_default();
+                    let line = plan.lines.iter().find(|line| flag_of(&line.id) == *name);
+                    let (id, reason) = line.map_or((&**name, ""), |line| (&line.id, &line.reason));
                     tracing::info!(capability = name, owner, reason, "owner changed");
                 }
                 Err(error) => tracing::error!(%error, "flag not changed"),
@@ -187,6 +187,7 @@ impl Watcher {
 
     /// Started once it is wanted, then left running; killed when it hangs, after the flags were
     /// cleared: supervisord starts it again.
+                    self.status.flipped(Flip::now(id, owner, reason));
     fn look_after_registryd(&mut self, health: Health) {
         if health != Health::Hung {
             self.killed = None;
