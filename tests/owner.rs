@@ -4,8 +4,9 @@
 mod canary;
 mod hook;
 mod pushes;
-mod watcher;
+mod service;
 mod status_page;
+mod watcher;
 
 use std::any::Any;
 use std::fs;
@@ -142,6 +143,9 @@ fn environment(command: &mut Command, quay: &Quay) {
         .env("QUAYDIR", quay.root())
         .env("PYTHONPATH", "/nowhere")
         .env("QUAY_SIDECAR_RUN", &quay.bundle.programs.run);
+    if let Some(service) = quay.bundle.programs.service {
+        command.env("QUAY_SIDECAR_SERVICE", format!("localhost:{}", service.port()));
+    }
 }
 
 fn command(quay: &Quay, arguments: &[&str]) -> Output {

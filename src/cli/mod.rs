@@ -3,6 +3,7 @@
 mod bundle;
 mod config;
 mod db;
+mod kubernetes;
 mod mirror;
 mod quay;
 mod serve;

@@ -16,6 +16,7 @@ use super::map::Map;
 use super::metrics::{self, OwnerMetrics};
 use super::plan::{Plan, declared, flag_of, naming};
 use super::programs::Programs;
+use super::service::ServiceError;
 use super::status::{Flip, Status};
 use crate::bundle::{Routing, RunFolder, RunFolderError, Supervisor};
 use crate::switches::{Cohort, Owner, override_conflicts};
@@ -30,16 +31,29 @@ const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);
 /// When a registryd that hangs on is killed again: supervisord may not have answered.
 const KILL_AGAIN: Duration = Duration::from_secs(15);
 
+/// Why there is nothing to watch.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each speaks for itself")]
+pub enum WatchError {
+    #[error(transparent)]
+    RunFolder(#[from] RunFolderError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
 /// Watches until SIGTERM. Flags stay as they are then: a stopped watcher moves nobody.
 ///
 /// # Errors
-/// When the run folder is not ours to use: without flags everything is Python's.
-pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), RunFolderError> {
+/// When the run folder is not ours to use, or a service not to be found: without flags everything is
+/// Python's.
+pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), WatchError> {
+    installation.service.clone()?;
     let run = RunFolder::open(&installation.paths.run)?;
     let metrics = Arc::new(OwnerMetrics::new());
     metrics::serve(admin, metrics.clone(), run.path());
     let (health, healthy) = watch::channel(Health::Starting);
-    tokio::spawn(guard::look_after(run.socket(), health));
+    let registryd = installation.bundle(Routing::default()).programs.registryd_address();
+    tokio::spawn(guard::look_after(registryd, health));
     let (schema, schema_known) = watch::channel(None);
     if let Some(config) = installation.config.clone() {
         tokio::spawn(hindrance::watch_schema(config, schema));
@@ -130,9 +144,18 @@ impl Watcher {
     }
 
     fn plan_with(&self, schema: Option<&Reasons>, health: Health) -> Plan {
-        let hindered = hindrance::together(&self.config_reasons, schema, health);
+        let mut hindered = hindrance::together(&self.config_reasons, schema, health);
+        let switches = self.files.effective();
+        if self.is_elsewhere() && switches.switches.canary.has_users() {
+            hindrance::of_users(&mut hindered);
+        }
         let naming = self.installation.config.as_ref().map(naming).unwrap_or_default();
-        Plan::new(&self.files.effective(), &declared(), &hindered, &naming)
+        Plan::new(&switches, &declared(), &hindered, &naming)
+    }
+
+    /// Whether registryd is a service of its own, which others start and stop.
+    fn is_elsewhere(&self) -> bool {
+        self.installation.service != Ok(None)
     }
 
     /// registryd hears of a new cohort a tick before nginx sends it more than that. Returns whether
@@ -164,6 +187,7 @@ impl Watcher {
                     let line = plan.lines.iter().find(|line| flag_of(&line.id) == *name);
                     let (id, reason) = line.map_or((&**name, ""), |line| (&line.id, &line.reason));
                     tracing::info!(capability = name, owner, reason, "owner changed");
+                    self.status.flipped(Flip::now(id, owner, reason));
                 }
                 Err(error) => tracing::error!(%error, "flag not changed"),
             }
@@ -187,15 +211,21 @@ impl Watcher {
 
     /// Started once it is wanted, then left running; killed when it hangs, after the flags were
     /// cleared: supervisord starts it again.
-                    self.status.flipped(Flip::now(id, owner, reason));
     fn look_after_registryd(&mut self, health: Health) {
         if health != Health::Hung {
             self.killed = None;
         } else if self.killed.is_none_or(|killed| killed.elapsed() >= KILL_AGAIN) {
             self.killed = Some(Instant::now());
+            if self.is_elsewhere() {
+                tracing::error!("registryd does not answer: its requests are Python's");
+                return;
+            }
             tracing::error!("registryd does not answer: killed, its requests are Python's");
             self.metrics.killed();
             self.programs.kill_registryd();
+        }
+        if self.is_elsewhere() {
+            return;
         }
         // What the switches alone would want: registryd has to run before it can be healthy.
         if health != Health::Ready && self.plan(Health::Ready).wants_us() {
