@@ -8,6 +8,7 @@ mod bundle;
 mod database;
 mod events;
 mod faults;
+mod governance;
 mod kubernetes;
 mod manifests;
 mod mirror;
