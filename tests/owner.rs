@@ -2,6 +2,7 @@
 //! registry behind registryd and a stand-in for Python.
 
 mod canary;
+mod dashboards;
 mod hook;
 mod pushes;
 mod service;
