@@ -16,6 +16,7 @@ mod owner;
 mod passthrough;
 mod pulls;
 mod reads;
+mod release;
 mod replay;
 mod rooms;
 mod s3;
