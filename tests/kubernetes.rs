@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::{Folder, Registryd, World, eventually, free_port, tool};
+use crate::support::{Folder, Pusher, Registryd, World, eventually, free_port, tool};
 
 /// The one of docker/kubernetes.md, which a reader copies.
 fn documented() -> Vec<String> {
@@ -189,4 +189,19 @@ async fn only_the_networks_of_nginx_are_answered() {
     assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (403, String::new()));
     let told = || registryd.logs().contains("not from the networks of nginx").then_some(());
     eventually(told, || registryd.logs());
+}
+
+/// nginx cannot ask Python with a body that it has not kept, and here there is no other way to Python.
+#[tokio::test]
+async fn an_upload_that_only_python_can_continue_is_refused_with_its_reason() {
+    let world = World::with_own_storage();
+    let registryd = Registryd::start(&world.conf, &["--listen", "127.0.0.1:0,nginx=127.0.0.0/8"]);
+    let pusher = Pusher::new(&registryd, &world);
+    let uuid = pusher.start().await;
+    assert_eq!(pusher.patch(&uuid, "one").await.status(), 202);
+    world.database.sql("UPDATE blobupload SET sha_state = 'gASV'");
+    let refused = pusher.patch(&uuid, "two").await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    assert!(!refused.headers().contains_key("x-accel-redirect"), "{refused:?}");
 }
