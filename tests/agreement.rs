@@ -56,7 +56,7 @@ fn agree(switches: &str) {
         quay_conf: quay.conf(""),
         run: quay.bundle.programs.run.clone(),
     };
-    let installation = Installation::new(paths, &no_environment);
+    let installation = Installation::new(paths, None, &no_environment);
     let applied = installation.bundle(installation.routing()).apply(When::Boot);
     assert!(applied.is_done(), "{applied}");
     let _python = Backend::start("python", &quay.python_socket());

@@ -2,8 +2,11 @@
 //! registry behind registryd and a stand-in for Python.
 
 mod canary;
+mod dashboards;
 mod hook;
 mod pushes;
+mod service;
+mod status_page;
 mod watcher;
 
 use std::any::Any;
@@ -143,6 +146,9 @@ fn environment(command: &mut Command, quay: &Quay) {
         .env("QUAYDIR", quay.root())
         .env("PYTHONPATH", "/nowhere")
         .env("QUAY_SIDECAR_RUN", &quay.bundle.programs.run);
+    if let Some(service) = quay.bundle.programs.service {
+        command.env("QUAY_SIDECAR_SERVICE", format!("localhost:{}", service.port()));
+    }
 }
 
 fn command(quay: &Quay, arguments: &[&str]) -> Output {

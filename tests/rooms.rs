@@ -12,6 +12,7 @@ const ROOMS: [&str; 15] = [
     "gc",
     "push",
     "bundle",
+    "governance",
     "switches",
     "auth",
     "events",

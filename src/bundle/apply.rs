@@ -6,14 +6,13 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::facts::{Facts, FactsError};
 use super::files;
 use super::gate::{GateError, nginx_test};
-use super::nginx::{Blobs, Nginx, Routing, RustAddress};
+use super::nginx::{Blobs, Nginx, Routing};
 use super::run_folder::{RunFolder, RunFolderError};
 use super::splice::{SpliceError, splice, undefined_upstreams};
 use super::supervisord::{self, Programs, SupervisordError};
@@ -33,8 +32,6 @@ pub struct Bundle {
     pub database: Option<PathBuf>,
     /// Our programs; the run folder is theirs.
     pub programs: Programs,
-    /// registryd as a service elsewhere; none: its socket in the run folder.
-    pub service: Option<SocketAddr>,
     /// The program to test nginx's files with.
     pub nginx: PathBuf,
     /// How long that may take.
@@ -148,11 +145,10 @@ impl Bundle {
                 .push("nginx.conf's servers add different headers; blobs are streamed".to_owned());
         }
         let run = self.programs.run.clone();
-        let rust = match self.service {
-            Some(address) => RustAddress::Tcp(address),
-            None => RustAddress::Unix(run.join("registryd.sock")),
-        };
-        let nginx = Nginx { run, rust, routing: self.routing.clone(), blobs: Some(blobs) };
+        let rust = self.programs.registryd_address();
+        // A registryd elsewhere has no file that nginx could send.
+        let blobs = self.programs.service.is_none().then_some(blobs);
+        let nginx = Nginx { run, rust, routing: self.routing.clone(), blobs };
         let (http, server) = (nginx.http(&facts)?, nginx.server(&facts)?);
         let used = [&spliced.http_base, &spliced.server_base, &http, &server];
         let undefined = undefined_upstreams(&used.map(String::as_str));

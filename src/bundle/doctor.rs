@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +17,9 @@ use super::sqlite_file;
 use super::supervisord;
 use super::tree::Pristine;
 use super::xmlrpc::{Supervisor, SupervisorError};
+
+/// How long a registryd elsewhere may take to answer.
+const SERVICE_LIMIT: Duration = Duration::from_secs(2);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,8 +133,10 @@ impl Bundle {
     }
 
     fn our_socket(&self) -> Result<String, String> {
-        if let Some(address) = self.service {
-            return Ok(format!("a service at {address}: not tried"));
+        if let Some(address) = self.programs.service {
+            return TcpStream::connect_timeout(&address, SERVICE_LIMIT)
+                .map(|_| format!("a service, {address} answers"))
+                .map_err(|error| format!("{address}: {error}: Python answers until it is there"));
         }
         answers(&self.programs.run.join("registryd.sock"))
             .map_err(|error| format!("{error}: Python answers until registryd is started"))

@@ -4,11 +4,13 @@
 //! first header would become part of that comment and our values would override those of Quay's
 //! last program, without any error. So the result is read again and compared with what it has to be.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use askama::Template;
 
 use super::ini::{Ini, IniError, Section};
+use super::nginx::RustAddress;
 use super::text::{self, Refused};
 
 /// Begins our part of the file.
@@ -32,6 +34,8 @@ pub struct Programs {
     pub registryd: bool,
     /// Whether the watcher starts with the container.
     pub owner_switch: bool,
+    /// registryd as a service elsewhere; none: its socket in the run folder.
+    pub service: Option<SocketAddr>,
     /// Python's registry, as nginx's upstream has it; from its own files where `None`.
     pub python: Option<String>,
     /// How long a stop may take before SIGKILL: less than the container's own limit.
@@ -88,6 +92,14 @@ pub fn is_spliced(text: &str) -> bool {
 }
 
 impl Programs {
+    /// Where registryd is asked, by nginx and by the watcher alike.
+    pub fn registryd_address(&self) -> RustAddress {
+        match self.service {
+            Some(address) => RustAddress::Tcp(address),
+            None => RustAddress::Unix(self.run.join("registryd.sock")),
+        }
+    }
+
     /// Our part of the file.
     ///
     /// # Errors
@@ -98,6 +110,9 @@ impl Programs {
         let quay_conf = path("QUAYCONF", &self.quay_conf)?;
         let run = path("the run folder", &self.run)?;
         let python = self.python_option(notices)?;
+        // The address that nginx was told, not the name that it came of.
+        let service =
+            self.service.map(|address| format!(" --service {address}")).unwrap_or_default();
         // Read from the result: QUAY_SERVICES means different things in different releases.
         let nginx = quay.autostart("nginx") && quay.program("nginx", "command").is_some();
         if !nginx {
@@ -124,7 +139,8 @@ impl Programs {
             Program {
                 name: "owner-switch",
                 command: format!(
-                    "{binary} switch watch --config {config} --quay-conf {quay_conf} --run {run}"
+                    "{binary} switch watch --config {config} --quay-conf {quay_conf} \
+                     --run {run}{service}"
                 ),
                 autostart: autostart("owner-switch", self.owner_switch),
                 stop_wait: self.stop_wait,

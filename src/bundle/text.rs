@@ -36,7 +36,7 @@ pub(super) fn shape(what: &str, value: &str, reason: impl Into<String>) -> Refus
     Refused::Shape { what: what.into(), value: value.into(), reason: reason.into() }
 }
 
-fn only(
+pub(super) fn only(
     what: &str,
     value: &str,
     allowed: &'static str,

@@ -2,15 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
-use quay_sidecar::bundle::{RunFolder, When};
+use clap::{Args, Subcommand};
+use quay_sidecar::bundle::{Rendered, RunFolder, When};
 use quay_sidecar::telemetry::logs;
 
+use super::kubernetes::Kubernetes;
 use super::quay::Quay;
 
 #[derive(Subcommand)]
 pub enum Bundle {
     /// Print what would be written, and write nothing.
+    #[command(subcommand)]
     Render(Render),
     /// Put our pieces into the files that Quay generated. On any failure they are as before.
     Apply(Apply),
@@ -20,20 +22,14 @@ pub enum Bundle {
     Doctor(Quay),
 }
 
-#[derive(Args)]
-pub struct Render {
-    /// Which file.
-    what: What,
-    #[command(flatten)]
-    quay: Quay,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum What {
+#[derive(Subcommand)]
+pub enum Render {
     /// Our two files for nginx.
-    Nginx,
+    Nginx(Quay),
     /// Our programs.
-    Supervisord,
+    Supervisord(Quay),
+    /// registryd as a service of its own on Kubernetes; see docker/kubernetes.md.
+    Kubernetes(Kubernetes),
 }
 
 #[derive(Args)]
@@ -59,22 +55,32 @@ impl Bundle {
 
 impl Render {
     fn run(self) -> ExitCode {
-        let installation = self.quay.installation();
-        let kept = RunFolder::open(&installation.paths.run).ok();
-        let prefix = kept.and_then(|run| run.kept_blob_prefix());
-        let bundle = installation.bundle(installation.routing());
-        match bundle.render(&prefix.unwrap_or_else(|| "0".repeat(32))) {
-            Err(error) => failed(&error),
-            Ok(rendered) => {
-                match self.what {
-                    What::Nginx => print!("{}\n{}", rendered.http, rendered.server),
-                    What::Supervisord => print!("{}", rendered.supervisord),
-                }
-                for notice in rendered.notices {
-                    eprintln!("notice: {notice}");
-                }
-                ExitCode::SUCCESS
+        match self {
+            Self::Nginx(quay) => {
+                print(&quay, |rendered| format!("{}\n{}", rendered.http, rendered.server))
             }
+            Self::Supervisord(quay) => print(&quay, |rendered| rendered.supervisord.clone()),
+            Self::Kubernetes(kubernetes) => kubernetes.run(),
+        }
+    }
+}
+
+fn print(quay: &Quay, what: impl Fn(&Rendered) -> String) -> ExitCode {
+    let installation = quay.installation();
+    if let Err(error) = &installation.service {
+        return failed(error);
+    }
+    let kept = RunFolder::open(&installation.paths.run).ok();
+    let prefix = kept.and_then(|run| run.kept_blob_prefix());
+    let bundle = installation.bundle(installation.routing());
+    match bundle.render(&prefix.unwrap_or_else(|| "0".repeat(32))) {
+        Err(error) => failed(&error),
+        Ok(rendered) => {
+            print!("{}", what(&rendered));
+            for notice in rendered.notices {
+                eprintln!("notice: {notice}");
+            }
+            ExitCode::SUCCESS
         }
     }
 }
@@ -82,13 +88,22 @@ impl Render {
 impl Apply {
     fn run(self) -> ExitCode {
         let installation = self.quay.installation();
-        if self.hook && installation.config.is_none() {
+        let unusable = match &installation.service {
+            _ if self.hook && installation.config.is_none() => {
+                Some("the configuration cannot be used".to_owned())
+            }
+            Err(error) => Some(error.to_string()),
+            Ok(_) => None,
+        };
+        if let Some(reason) = unusable {
             // What an earlier boot left must not outlive the configuration that it was made for.
-            if let Err(error) = installation.bundle(installation.routing()).revert() {
+            if self.hook
+                && let Err(error) = installation.bundle(installation.routing()).revert()
+            {
                 println!("notice: {error}");
             }
-            println!("not applied: the configuration cannot be used; Quay runs as before");
-            return ExitCode::SUCCESS;
+            println!("not applied: {reason}; Quay runs as before");
+            return if self.hook { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         let when = if self.hook { When::Boot } else { When::Live };
         let applied = installation.bundle(installation.routing()).apply(when);
@@ -116,6 +131,10 @@ fn revert(quay: &Quay) -> ExitCode {
 
 fn doctor(quay: &Quay) -> ExitCode {
     let installation = quay.installation();
+    if let Err(error) = &installation.service {
+        println!("PROBLEM registryd's service: {error}");
+        return ExitCode::FAILURE;
+    }
     let checks = installation.bundle(installation.routing()).doctor();
     for check in &checks {
         println!("{check}");
@@ -131,7 +150,7 @@ fn doctor(quay: &Quay) -> ExitCode {
     }
 }
 
-fn failed(error: &dyn std::error::Error) -> ExitCode {
+pub(super) fn failed(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("{error}");
     ExitCode::FAILURE
 }

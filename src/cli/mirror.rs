@@ -82,7 +82,7 @@ impl Mirror {
         };
         let listen = listen.into_iter().map(Address::Tcp);
         let options = Options {
-            listen: listen.map(|address| Listen { address, nginx: false }).collect(),
+            listen: listen.map(Listen::clients).collect(),
             admin: self.admin_listen.0,
             python: None,
             https: Some(opened.https),

@@ -3,6 +3,8 @@
 mod bundle;
 mod config;
 mod db;
+mod governance;
+mod kubernetes;
 mod mirror;
 mod quay;
 mod serve;
@@ -42,6 +44,10 @@ enum Command {
     /// Our pieces in an existing Quay.
     #[command(subcommand)]
     Bundle(bundle::Bundle),
+    /// Print the decisions that this program is built on: what, who answers for it, why, the way back.
+    Decisions,
+    /// Print Quay's operational scripts: what becomes of each, and what replaces it.
+    Tooling,
     /// Print the version.
     Version,
 }
@@ -75,6 +81,8 @@ pub fn run() -> ExitCode {
         Command::Db(command) => command.run(),
         Command::Switch(command) => command.run(),
         Command::Bundle(command) => command.run(),
+        Command::Decisions => governance::decisions(),
+        Command::Tooling => governance::tooling(),
         Command::Version => {
             println!("quay-sidecar {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

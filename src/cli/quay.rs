@@ -17,15 +17,18 @@ pub struct Quay {
     /// Our own folder: socket, flags, status [default: $QUAY_SIDECAR_RUN, or /tmp/quay-sidecar]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
+    /// registryd where it is a service of its own, as on Kubernetes [default: $QUAY_SIDECAR_SERVICE]
+    #[arg(long, value_name = "HOST:PORT")]
+    service: Option<String>,
 }
 
 impl Quay {
     pub fn paths(&self) -> Paths {
-        let Self { config, quay_conf, run } = self;
+        let Self { config, quay_conf, run, .. } = self;
         Paths::new(config.clone(), quay_conf.clone(), run.clone(), &ProcessEnvironment)
     }
 
     pub fn installation(&self) -> Installation {
-        Installation::new(self.paths(), &ProcessEnvironment)
+        Installation::new(self.paths(), self.service.clone(), &ProcessEnvironment)
     }
 }

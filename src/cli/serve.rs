@@ -32,8 +32,9 @@ enum Service {
 struct Registryd {
     #[command(flatten)]
     config: ConfigDir,
-    /// IP:PORT or unix:/path; `,nginx` after it marks the one that nginx connects to, `,public` one
-    /// that other machines may connect to. Repeatable.
+    /// IP:PORT or unix:/path; `,nginx` after it marks the one that nginx connects to, `,nginx=NETWORK`
+    /// the same for an nginx on another machine, `,public` one that other machines may connect to.
+    /// Repeatable.
     /// [default: 127.0.0.1:8445]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Listen>,

@@ -118,6 +118,12 @@ impl App {
             ApiError::Python if self.python.is_some() && streamed => {
                 self.ask_python(request, body.into_inner()).await
             }
+            // nginx would ask Python without the body, and Python would wait for it.
+            ApiError::Python if streamed => Err(ApiError::Unavailable(
+                "only Python can go on with this upload, and there is no way to it from here: \
+                 begin anew"
+                    .to_owned(),
+            )),
             error => Err(error),
         }
     }

@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Never on a public address unless told.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and a page for people. Never on a public address unless told.
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, ServiceConfig};
@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, Responder};
 use serde_json::json;
 
 use super::health::Health;
+use super::status_page;
 
 /// The content type of Prometheus' text format, as OpenMetrics names it.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -15,7 +16,8 @@ pub fn configure(service: &mut ServiceConfig) {
     service
         .route("/metrics", web::get().to(metrics))
         .route("/healthz", web::get().to(alive))
-        .route("/readyz", web::get().to(ready));
+        .route("/readyz", web::get().to(ready))
+        .configure(status_page::configure);
 }
 
 async fn metrics(health: web::Data<Health>) -> impl Responder {

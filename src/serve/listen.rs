@@ -9,6 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 /// Who may connect to a socket: our group; others too where they may pass through its folder, for
 /// there nginx's workers are another user.
 const SOCKET_MODE: u32 = 0o660;
@@ -24,6 +26,9 @@ pub struct Listen {
     pub address: Address,
     /// Whether internal redirects are sent and `X-Forwarded-For` is believed here.
     pub nginx: bool,
+    /// Where nginx connects from; whoever connects from elsewhere is refused. Empty: this machine,
+    /// or whoever may open the socket.
+    pub from: Vec<IpNet>,
 }
 
 /// A TCP port of this machine only, unless `,public` says that others may connect.
@@ -43,15 +48,21 @@ pub enum Address {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Not an address.
-    #[error("{0:?} is neither IP:PORT nor unix:/path, optionally followed by ,nginx or ,public")]
+    #[error(
+        "{0:?} is neither IP:PORT nor unix:/path, optionally followed by ,nginx or ,public or \
+         ,nginx=NETWORK"
+    )]
     Syntax(String),
+    /// Not networks.
+    #[error("{0:?} names no networks after nginx=: write 10.128.0.0/14, or several with commas")]
+    Networks(String),
     /// Other machines could connect, and nobody has said that they may.
     #[error("{0} is open to other machines: write {0},public if it is meant to be")]
     Public(SocketAddr),
     /// Other machines could pass for nginx.
     #[error(
-        "{0} is open to other machines, and whoever connects would be believed to be nginx: \
-             use unix:/path or a loopback address"
+        "{0} is open to other machines, and whoever connects would be believed to be nginx: use \
+         unix:/path or a loopback address, or say where nginx is: {0},nginx=10.128.0.0/14"
     )]
     PublicNginx(SocketAddr),
     /// The system refuses it.
@@ -103,8 +114,23 @@ impl Listen {
 
     /// A port of this machine only.
     pub fn local(port: u16) -> Self {
-        Self { address: Address::Tcp((Ipv4Addr::LOCALHOST, port).into()), nginx: false }
+        Self::clients(Address::Tcp((Ipv4Addr::LOCALHOST, port).into()))
     }
+
+    /// For clients themselves.
+    pub fn clients(address: Address) -> Self {
+        Self { address, nginx: false, from: Vec::new() }
+    }
+}
+
+/// Whether somebody may connect to a listener that these networks are named for. Who has no address
+/// came through a socket file, which its mode guards.
+pub(super) fn may_connect(from: &[IpNet], peer: Option<SocketAddr>) -> bool {
+    let known = |peer: SocketAddr| {
+        let address = peer.ip().to_canonical();
+        from.iter().any(|network| network.contains(&address))
+    };
+    from.is_empty() || peer.is_none_or(known)
 }
 
 fn is_local(address: &SocketAddr) -> bool {
@@ -131,6 +157,12 @@ impl FromStr for Listen {
     type Err = ListenError;
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
+        if let Some((address, networks)) = text.split_once(",nginx=") {
+            let networks: Result<Vec<IpNet>, _> = networks.split(',').map(str::parse).collect();
+            let from = networks.map_err(|_| ListenError::Networks(text.to_owned()))?;
+            let address = address.parse().map_err(|_| ListenError::Syntax(text.to_owned()))?;
+            return Ok(Self { address: Address::Tcp(address), nginx: true, from });
+        }
         let (address, nginx) = match text.strip_suffix(",nginx") {
             Some(address) => (address, true),
             None => (text, false),
@@ -144,7 +176,7 @@ impl FromStr for Listen {
             Address::Tcp(address) if nginx && !is_local(&address) => {
                 Err(ListenError::PublicNginx(address))
             }
-            address => Ok(Self { address, nginx }),
+            address => Ok(Self { address, nginx, from: Vec::new() }),
         }
     }
 }
@@ -226,6 +258,20 @@ mod tests {
         for local in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(parse(local).is_ok() && local.parse::<TcpListen>().is_ok(), "{local}");
         }
+    }
+
+    #[test]
+    fn nginx_elsewhere_is_known_by_its_networks() {
+        let listen: Listen = "0.0.0.0:8445,nginx=10.128.0.0/14,fd00:10::/48".parse().unwrap();
+        assert!(listen.nginx);
+        let may = |peer: &str| may_connect(&listen.from, Some(peer.parse().unwrap()));
+        assert!(may("10.131.7.9:40000") && may("[::ffff:10.128.0.1]:1") && may("[fd00:10::7]:1"));
+        assert!(!may("10.132.0.1:1") && !may("127.0.0.1:1") && !may("[fd00:11::7]:1"));
+        assert!(may_connect(&[], Some(([192, 0, 2, 1], 1).into())));
+        for bad in ["0.0.0.0:1,nginx=", "0.0.0.0:1,nginx=quay", "0.0.0.0:1,nginx=10.0.0.0/33"] {
+            assert!(matches!(bad.parse::<Listen>(), Err(ListenError::Networks(_))), "{bad}");
+        }
+        assert!(matches!("unix:/q,nginx=::/0".parse::<Listen>(), Err(ListenError::Syntax(_))));
     }
 
     #[test]

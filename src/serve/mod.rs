@@ -8,6 +8,7 @@ mod listen;
 pub mod mirror;
 pub mod owner;
 mod registryd;
+mod status_page;
 
 pub use certificate::CertificateError;
 pub use listen::{Address, Listen, ListenError, TcpListen};

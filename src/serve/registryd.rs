@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::dev::{Server, ServerHandle};
-use actix_web::middleware::from_fn;
-use actix_web::{App as Service, HttpServer, web};
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Server, ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App as Service, HttpResponse, HttpServer, web};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,8 +17,9 @@ use tokio::time::timeout;
 
 use super::admin;
 use super::health::Health;
-use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError};
+use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError, may_connect};
 use super::mirror;
+use super::status_page::Source;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
@@ -97,14 +100,21 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     let mut bound = Vec::new();
     for listen in &options.listen {
         let (socket, address) = listen.address.bind()?;
-        bound.push((socket, address, listen.nginx));
+        bound.push((socket, address, listen));
     }
     let closers =
         bound.iter().map(|(socket, ..)| socket.closer()).collect::<Result<Vec<_>, _>>()?;
-    let (admin, admin_address) = admin_server(&parts, options.admin)?;
+    let mut nginx = options.listen.iter().filter(|listen| listen.nginx);
+    let run = nginx.find_map(|listen| run_folder(&listen.address));
+    let source = Source {
+        run: run.map(|run| run.path().to_owned()),
+        health: Some(parts.health()),
+        began: options.began,
+    };
+    let (admin, admin_address) = admin_server(&parts, source, options.admin)?;
     let mut servers = Vec::new();
     for nginx in [true, false] {
-        let mine: Vec<_> = bound.extract_if(.., |(_, _, behind)| *behind == nginx).collect();
+        let mine: Vec<_> = bound.extract_if(.., |(.., listen)| listen.nginx == nginx).collect();
         if !mine.is_empty() {
             servers.push(registry_server(&parts, nginx, mine, options.https.as_ref())?);
         }
@@ -289,7 +299,7 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
 fn registry_server(
     parts: &Parts,
     behind_nginx: bool,
-    sockets: Vec<(Bound, Address, bool)>,
+    sockets: Vec<(Bound, Address, &Listen)>,
     https: Option<&ServerConfig>,
 ) -> Result<Server, ServeError> {
     let (catalog, shared, pool) = (parts.catalog.clone(), parts.shared.clone(), parts.pool_size());
@@ -301,18 +311,21 @@ fn registry_server(
     };
     let sendfile = run.as_ref().and_then(|run| sendfile(&shared.config, run));
     let cohort = run.map(|run| Arc::new(CohortFile::at(run.cohort())));
+    let from: Arc<Vec<IpNet>> =
+        Arc::new(sockets.iter().flat_map(|(.., listen)| listen.from.clone()).collect());
     let mut server = HttpServer::new(move || {
         // Made on the thread that will use it, so that its connections live there.
         let catalog = catalog.with_own_pool(pool).unwrap_or_else(|_| catalog.clone());
         let (sendfile, cohort) = (sendfile.clone(), cohort.clone());
         let python = python.clone();
-        let (looks, shared) = (Looks::default(), shared.clone());
+        let (looks, shared, from) = (Looks::default(), shared.clone(), from.clone());
         let app = App { catalog, behind_nginx, sendfile, looks, python, cohort, shared };
         Service::new()
             .app_data(web::Data::new(app))
             .wrap(from_fn(registry::normalise))
             .wrap(from_fn(registry::instead))
             .wrap(from_fn(registry::observe))
+            .wrap(from_fn(move |request, next| only_from(from.clone(), request, next)))
             .configure(registry::configure)
     })
     .workers(parts.workers)
@@ -346,6 +359,19 @@ fn registry_server(
     Ok(server.run())
 }
 
+/// Whoever is not where nginx is learns nothing here, and is believed nothing.
+async fn only_from<B: MessageBody + 'static>(
+    from: Arc<Vec<IpNet>>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    if may_connect(&from, request.peer_addr()) {
+        return Ok(next.call(request).await?.map_into_left_body());
+    }
+    tracing::warn!(peer = ?request.peer_addr(), "refused: not from the networks of nginx");
+    Ok(request.into_response(HttpResponse::Forbidden().finish()).map_into_right_body())
+}
+
 /// The folder that the bundle put nginx's socket into.
 fn run_folder(address: &Address) -> Option<RunFolder> {
     let Address::Unix(socket) = address else { return None };
@@ -360,11 +386,16 @@ fn sendfile(config: &Config, run: &RunFolder) -> Option<Arc<Blobs>> {
     Some(Arc::new(Blobs { prefix, roots: roots.collect() }))
 }
 
-fn admin_server(parts: &Parts, address: SocketAddr) -> Result<(Server, Address), ServeError> {
+fn admin_server(
+    parts: &Parts,
+    source: Source,
+    address: SocketAddr,
+) -> Result<(Server, Address), ServeError> {
     let (socket, address) = Address::Tcp(address).bind()?;
-    let health = web::Data::new(parts.health());
+    let (health, source) = (web::Data::new(parts.health()), web::Data::new(source));
     let server = HttpServer::new(move || {
-        Service::new().app_data(health.clone()).configure(admin::configure)
+        let service = Service::new().app_data(health.clone()).app_data(source.clone());
+        service.configure(admin::configure)
     })
     .workers(1)
     .max_connections(64)

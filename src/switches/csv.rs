@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 /// A row by the names of its columns.
-pub(super) type Row<'a> = HashMap<&'a str, String>;
+pub(crate) type Row<'a> = HashMap<&'a str, String>;
 
 /// Every row of `text` below the heading. A missing field is empty.
-pub(super) fn rows(text: &str) -> impl Iterator<Item = Row<'_>> {
+pub(crate) fn rows(text: &str) -> impl Iterator<Item = Row<'_>> {
     let mut lines = text.lines();
     let heading: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
     lines.filter(|line| !line.is_empty()).map(move |line| {

@@ -14,7 +14,7 @@
 mod canary;
 mod catalogue;
 mod cohort;
-mod csv;
+pub(crate) mod csv;
 mod document;
 mod edit;
 mod environment;

@@ -56,6 +56,7 @@ impl Quay {
             run: root.join("run"),
             registryd: false,
             owner_switch: true,
+            service: None,
             python: None,
             stop_wait: 9,
             overrides: None,
@@ -66,7 +67,6 @@ impl Quay {
             blob_roots: vec![(0, root.join("storage"))],
             database: None,
             programs,
-            service: None,
             nginx: PathBuf::from("nginx"),
             nginx_limit: Duration::from_secs(20),
         };

@@ -21,19 +21,27 @@ impl Booted {
     }
 
     fn watcher_metrics(&self) -> String {
-        let said = self.quay.root().join("owner-switch.out");
-        let port = eventually(
+        self.metrics_of("owner-switch")
+    }
+
+    pub(super) fn metrics_of(&self, program: &str) -> String {
+        Client::new(self.admin_port(program)).send("GET", "/metrics", &[], None).unwrap().text()
+    }
+
+    /// Where a program has said that its admin listener is.
+    pub(super) fn admin_port(&self, program: &str) -> u16 {
+        let said = self.quay.root().join(format!("{program}.out"));
+        eventually(
             || {
                 let said = fs::read_to_string(&said).unwrap_or_default();
                 let address = said.lines().rev().find(|line| line.contains("admin listening"))?;
                 address.rsplit(':').next()?.parse().ok()
             },
-            || "the watcher names no admin address".to_owned(),
-        );
-        Client::new(port).send("GET", "/metrics", &[], None).unwrap().text()
+            || format!("{program} names no admin address"),
+        )
     }
 
-    fn restart_watcher(&self, meanwhile: impl FnOnce()) {
+    pub(super) fn restart_watcher(&self, meanwhile: impl FnOnce()) {
         self.supervisor.stop("owner-switch").unwrap();
         meanwhile();
         self.supervisor.start("owner-switch").unwrap();

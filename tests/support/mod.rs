@@ -30,6 +30,15 @@ pub use registryd::Registryd;
 /// SERVER_HOSTNAME where nothing has to be reachable under it.
 pub const HOSTNAME: &str = "registry.example";
 
+/// A program that scripts/test has put beside the build.
+pub fn tool(name: &str) -> std::path::PathBuf {
+    let quay = std::path::PathBuf::from(registryd::program());
+    let target = quay.parent().and_then(std::path::Path::parent);
+    let tool = target.expect("a target folder").join("tools").join(name);
+    assert!(tool.exists(), "{} is missing: scripts/test installs it", tool.display());
+    tool
+}
+
 /// A registry for one test: a database and configuration of its own, and everything about what is
 /// in them through [`Fixture`]. The storage is shared by all worlds of a process: only read it.
 pub struct World {

@@ -1,12 +1,13 @@
-//! Is registryd well? Asked on the socket that nginx uses, by a request that takes the way of a
+//! Is registryd well? Asked at the address that nginx uses, by a request that takes the way of a
 //! real one: pool, database, answer.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
+
+use crate::bundle::RustAddress;
 
 /// Between two looks while all is well.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -58,10 +59,10 @@ enum Answer {
 }
 
 /// Looks for as long as anybody listens.
-pub(super) async fn look_after(socket: PathBuf, health: watch::Sender<Health>) {
+pub(super) async fn look_after(registryd: RustAddress, health: watch::Sender<Health>) {
     let mut state = State { health: Health::Starting, bad: 0, good: 0 };
     while !health.is_closed() {
-        let answer = ask(&socket).await;
+        let answer = ask(&registryd).await;
         let next = state.after(answer);
         health.send_if_modified(|known| std::mem::replace(known, next) != next);
         // Certainty about a silence must not take longer than the silence itself.
@@ -94,8 +95,14 @@ impl State {
     }
 }
 
-async fn ask(socket: &Path) -> Answer {
-    match tokio::time::timeout(PATIENCE, exchange(socket)).await {
+async fn ask(registryd: &RustAddress) -> Answer {
+    let asked = async {
+        match registryd {
+            RustAddress::Unix(socket) => exchange(UnixStream::connect(socket).await?).await,
+            RustAddress::Tcp(address) => exchange(TcpStream::connect(address).await?).await,
+        }
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
         Err(_) => Answer::None,
         Ok(Ok(status)) if status < 500 => Answer::Good,
         Ok(Ok(_)) => Answer::Failing,
@@ -103,8 +110,7 @@ async fn ask(socket: &Path) -> Answer {
     }
 }
 
-async fn exchange(socket: &Path) -> std::io::Result<u16> {
-    let mut stream = UnixStream::connect(socket).await?;
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<u16> {
     stream.write_all(REQUEST).await?;
     // `HTTP/1.1 401`
     let mut line = [0; 12];

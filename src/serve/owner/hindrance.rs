@@ -85,6 +85,11 @@ fn broken(live: &[schema::LiveColumn]) -> Reasons {
     capabilities.map(|name| (name, "schema".to_owned())).collect()
 }
 
+/// A registryd elsewhere cannot be told whose requests are its: the cohort is a file beside its socket.
+pub(super) fn of_users(hindered: &mut Hindrances) {
+    hindered.0.extend(ALL.map(|name| (name.to_owned(), "canary_users".to_owned())));
+}
+
 /// All of them together; of several reasons the most lasting is named.
 pub(super) fn together(config: &Reasons, schema: Option<&Reasons>, health: Health) -> Hindrances {
     let mut all = Hindrances::of_this_machine();

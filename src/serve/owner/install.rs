@@ -1,9 +1,11 @@
 //! Where Quay is and where we are in it: what `quay bundle` and the watcher work with.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::plan::{declared, naming, routing};
+use super::service::{self, ServiceError};
 use crate::bundle::{Bundle, Programs, Routing, Tree};
 use crate::config::{Config, Engine, Environment};
 use crate::switches::{Effective, Poller, Reading, Stage};
@@ -55,18 +57,25 @@ pub struct Installation {
     pub config: Option<Config>,
     /// The switches of the environment.
     pub stage: Stage,
+    /// registryd as a service elsewhere, if it is one.
+    pub service: Result<Option<SocketAddr>, ServiceError>,
 }
 
 impl Installation {
     /// Looks at configuration and environment; never fails, for Quay must start without us.
-    pub fn new(paths: Paths, env: &dyn Environment) -> Self {
+    /// `service` is registryd's address where it is a service of its own, else
+    /// `QUAY_SIDECAR_SERVICE` of the environment.
+    pub fn new(paths: Paths, service: Option<String>, env: &dyn Environment) -> Self {
         let loaded = Config::load(&paths.config, env);
         if let Err(error) = &loaded {
             tracing::error!(%error, "configuration cannot be used: everything stays with Python");
         }
         let config = loaded.ok().map(|loaded| loaded.config);
         let stage = Stage::read(std::env::vars());
-        Self { paths, config, stage }
+        let service = service.or_else(|| env.var("QUAY_SIDECAR_SERVICE"));
+        let service = service.filter(|service| !service.is_empty());
+        let service = service.map(|service| service::resolve(&service)).transpose();
+        Self { paths, config, stage, service }
     }
 
     /// The switches that hold by what is in the files now.
@@ -95,11 +104,11 @@ impl Installation {
                 run: run.clone(),
                 registryd: false,
                 owner_switch: self.config.is_some(),
+                service: self.service.as_ref().ok().copied().flatten(),
                 python: None,
                 stop_wait: STOP_WAIT_S,
                 overrides: std::env::var("QUAY_OVERRIDE_SERVICES").ok(),
             },
-            service: None,
             nginx: program("nginx"),
             nginx_limit: NGINX_LIMIT,
         }

@@ -1,9 +1,10 @@
 //! The metrics of the switch model (section 11), on the watcher's own admin listener.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::status::Line;
+use crate::serve::status_page;
 use crate::switches::Origin;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -219,15 +221,21 @@ impl OwnerMetrics {
     }
 }
 
-/// Serves them. A port that is taken costs the metrics, never the watching.
-pub(super) fn serve(address: SocketAddr, metrics: Arc<OwnerMetrics>) {
+/// Serves them, and the status page beside them. A port that is taken costs both, never the watching.
+pub(super) fn serve(address: SocketAddr, metrics: Arc<OwnerMetrics>, run: &Path) {
+    let (run, began) = (Some(run.to_owned()), Instant::now());
+    let source = status_page::Source { run, health: None, began };
+    let source = web::Data::new(source);
     let server = HttpServer::new(move || {
         let metrics = metrics.clone();
         let text = move || {
             let text = metrics.text();
             async move { HttpResponse::Ok().body(text) }
         };
-        App::new().route("/metrics", web::get().to(text))
+        App::new()
+            .app_data(source.clone())
+            .route("/metrics", web::get().to(text))
+            .configure(status_page::configure)
     });
     match server.workers(1).disable_signals().bind(address) {
         Ok(server) => {

@@ -11,10 +11,12 @@ mod map;
 mod metrics;
 mod plan;
 mod programs;
+mod service;
 mod status;
 mod watch;
 
 pub use install::{Installation, Paths};
 pub use plan::{declared, naming};
-pub use status::{Line, Status};
-pub use watch::watch;
+pub use service::ServiceError;
+pub use status::{Flip, Line, Status};
+pub use watch::{WatchError, watch};

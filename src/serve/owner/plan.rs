@@ -157,6 +157,11 @@ fn served_routes(declared: &Declared) -> impl Iterator<Item = &'static Route> {
     catalogue().routes.iter().filter(ours)
 }
 
+/// The flag of a capability, or of a route by its tracker id.
+pub(super) fn flag_of(id: &str) -> String {
+    id.to_lowercase().replace('-', "_")
+}
+
 fn flag(capability: &str) -> String {
     capability.to_lowercase()
 }

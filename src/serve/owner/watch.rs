@@ -14,9 +14,10 @@ use super::hindrance::{self, Reasons};
 use super::install::Installation;
 use super::map::Map;
 use super::metrics::{self, OwnerMetrics};
-use super::plan::{Plan, declared, naming};
+use super::plan::{Plan, declared, flag_of, naming};
 use super::programs::Programs;
-use super::status::Status;
+use super::service::ServiceError;
+use super::status::{Flip, Status};
 use crate::bundle::{Routing, RunFolder, RunFolderError, Supervisor};
 use crate::switches::{Cohort, Owner, override_conflicts};
 
@@ -30,16 +31,29 @@ const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);
 /// When a registryd that hangs on is killed again: supervisord may not have answered.
 const KILL_AGAIN: Duration = Duration::from_secs(15);
 
+/// Why there is nothing to watch.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each speaks for itself")]
+pub enum WatchError {
+    #[error(transparent)]
+    RunFolder(#[from] RunFolderError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
 /// Watches until SIGTERM. Flags stay as they are then: a stopped watcher moves nobody.
 ///
 /// # Errors
-/// When the run folder is not ours to use: without flags everything is Python's.
-pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), RunFolderError> {
+/// When the run folder is not ours to use, or a service not to be found: without flags everything is
+/// Python's.
+pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), WatchError> {
+    installation.service.clone()?;
     let run = RunFolder::open(&installation.paths.run)?;
     let metrics = Arc::new(OwnerMetrics::new());
-    metrics::serve(admin, metrics.clone());
+    metrics::serve(admin, metrics.clone(), run.path());
     let (health, healthy) = watch::channel(Health::Starting);
-    tokio::spawn(guard::look_after(run.socket(), health));
+    let registryd = installation.bundle(Routing::default()).programs.registryd_address();
+    tokio::spawn(guard::look_after(registryd, health));
     let (schema, schema_known) = watch::channel(None);
     if let Some(config) = installation.config.clone() {
         tokio::spawn(hindrance::watch_schema(config, schema));
@@ -104,7 +118,7 @@ impl Watcher {
             killed: None,
             cohort: None,
             conflicts: Vec::new(),
-            status: Status::default(),
+            status: Status::resume(run.path(), |id| run.flag(&flag_of(id)).exists()),
             installation,
             run,
             metrics,
@@ -130,9 +144,18 @@ impl Watcher {
     }
 
     fn plan_with(&self, schema: Option<&Reasons>, health: Health) -> Plan {
-        let hindered = hindrance::together(&self.config_reasons, schema, health);
+        let mut hindered = hindrance::together(&self.config_reasons, schema, health);
+        let switches = self.files.effective();
+        if self.is_elsewhere() && switches.switches.canary.has_users() {
+            hindrance::of_users(&mut hindered);
+        }
         let naming = self.installation.config.as_ref().map(naming).unwrap_or_default();
-        Plan::new(&self.files.effective(), &declared(), &hindered, &naming)
+        Plan::new(&switches, &declared(), &hindered, &naming)
+    }
+
+    /// Whether registryd is a service of its own, which others start and stop.
+    fn is_elsewhere(&self) -> bool {
+        self.installation.service != Ok(None)
     }
 
     /// registryd hears of a new cohort a tick before nginx sends it more than that. Returns whether
@@ -151,7 +174,7 @@ impl Watcher {
 
     /// `mapped`: nginx has the map that the plan is for. While another one is being tested only
     /// the way back is open, and what nginx refuses is nobody's but Python's.
-    fn set_flags(&self, plan: &Plan, mapped: bool) {
+    fn set_flags(&mut self, plan: &Plan, mapped: bool) {
         for (name, wanted) in &plan.flags {
             let is_on = self.run.flag(name).exists();
             let on = *wanted && self.map.problem().is_none() && (mapped || is_on);
@@ -161,9 +184,10 @@ impl Watcher {
             match self.run.set(name, on) {
                 Ok(()) => {
                     let owner = if on { "rust" } else { "python" };
-                    let line = plan.lines.iter().find(|line| line.id.eq_ignore_ascii_case(name));
-                    let reason = line.map(|line| line.reason.as_str()).unwrap_or_default();
+                    let line = plan.lines.iter().find(|line| flag_of(&line.id) == *name);
+                    let (id, reason) = line.map_or((&**name, ""), |line| (&line.id, &line.reason));
                     tracing::info!(capability = name, owner, reason, "owner changed");
+                    self.status.flipped(Flip::now(id, owner, reason));
                 }
                 Err(error) => tracing::error!(%error, "flag not changed"),
             }
@@ -192,9 +216,16 @@ impl Watcher {
             self.killed = None;
         } else if self.killed.is_none_or(|killed| killed.elapsed() >= KILL_AGAIN) {
             self.killed = Some(Instant::now());
+            if self.is_elsewhere() {
+                tracing::error!("registryd does not answer: its requests are Python's");
+                return;
+            }
             tracing::error!("registryd does not answer: killed, its requests are Python's");
             self.metrics.killed();
             self.programs.kill_registryd();
+        }
+        if self.is_elsewhere() {
+            return;
         }
         // What the switches alone would want: registryd has to run before it can be healthy.
         if health != Health::Ready && self.plan(Health::Ready).wants_us() {
