@@ -211,7 +211,12 @@ fn report(teller: &Teller, manifest: &Manifest) -> Result<bool, Error> {
         }));
         return Ok(intact);
     }
-    println!("quay-sidecar {}, {:?} into {:?}", manifest.version, manifest.state, manifest.target);
+    let state = match manifest.state {
+        delivery::State::Installed => "installed",
+        delivery::State::Installing => "half installed",
+        delivery::State::Removing => "half removed",
+    };
+    println!("quay-sidecar {}, {state}, beside {}", manifest.version, manifest.target);
     for file in &files {
         let word = |key: &str| file[key].as_str().unwrap_or_default();
         println!("{:8} {}", word("condition"), word("path"));

@@ -19,7 +19,7 @@ pub fn install(target: &Target, place: &Place, files: &[NewFile]) -> Result<Vec<
     let old = Manifest::read(home)?;
     if let Some(old) = old.as_ref().filter(|old| old.target != *target) {
         return Err(Refusal::new(
-            format!("{} is that of an installation into {:?}", home.display(), old.target),
+            format!("{} is that of an installation into {}", home.display(), old.target),
             "undo that one first, with `quay uninstall`, or use another folder with --home",
         )
         .into());
@@ -114,9 +114,13 @@ fn one(home: &Path, file: &NewFile, known: Option<&Entry>) -> Result<One, Error>
             owner: found.owner,
         }),
     };
+    // Once: from then on the file may be ours. A copy that a removal has begun with is made again.
+    let is_before = |before: &&Before| {
+        found.as_ref().is_some_and(|found| found.sha256 == before.sha256) && !before.backup.exists()
+    };
     let keep = before
         .as_ref()
-        .filter(|_| known.is_none())
+        .filter(is_before)
         .map(|before| Step::Keep { path: path.clone(), backup: before.backup.clone() });
     let write = !found.as_ref().is_some_and(is_there);
     let write = write.then(|| Step::Write {

@@ -75,11 +75,11 @@ impl Looked {
             Err(error) => self.refuse(error, "install podman, or correct the unit"),
             Ok(found) if found < least => {
                 let what =
-                    if quadlet { "drop-ins of quadlets" } else { "a second file of settings" };
+                    if quadlet { "drop-ins for quadlets" } else { "second file of settings" };
                 let mounts = plain(&place.home).map(mounts).unwrap_or_default().join(" and ");
                 self.refuse(
                     format!(
-                        "podman {}.{} has no {what}: {}.{} has",
+                        "podman {}.{} has no {what}, {}.{} has",
                         found.0, found.1, least.0, least.1
                     ),
                     format!("use a derived image (docker/image.md), or mount by hand {mounts}"),

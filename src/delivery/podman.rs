@@ -194,3 +194,42 @@ fn overridden(read: &Unit) -> Option<PathBuf> {
 fn stem(unit: &Path) -> String {
     unit.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_and_volumes_however_they_are_written() {
+        let command =
+            "podman run --name q -v /a:/x:Z --volume=/b:/y -v=/c:/z:ro --rm image registry";
+        let words = words(command);
+        let volumes: Vec<String> = option(&words, "-v").chain(option(&words, "--volume")).collect();
+        assert_eq!(volumes, ["/a:/x:Z", "/c:/z:ro", "/b:/y"]);
+        assert_eq!(option(&words, "--name").collect::<Vec<_>>(), ["q"]);
+        let pair = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
+        assert_eq!(mount("/a:/x:Z,U"), pair("/a", "/x"));
+        assert_eq!(mount("type=bind,source=/a,destination=/x,ro"), pair("/a", "/x"));
+        assert_eq!(mount("type=bind,src=/a,target=/x"), pair("/a", "/x"));
+        assert_eq!(mount("/anonymous"), None);
+    }
+
+    #[test]
+    fn the_folder_of_the_configuration() {
+        let of = |volume: &str, what: &str| {
+            config(Path::new("u.service"), [volume.to_owned()].into_iter(), what)
+        };
+        let folder = of("/root/quay-config:/quay-registry/conf/stack:Z", "").unwrap();
+        assert_eq!(folder, Some("/root/quay-config".into()));
+        assert_eq!(of("/c:/conf/stack/", "").unwrap(), Some("/c".into()));
+        // A named volume, or a place that only systemd knows.
+        for volume in ["config:/conf/stack", "%t/c:/conf/stack"] {
+            assert_eq!(of(volume, "").unwrap(), None, "{volume}");
+        }
+        let refused = |what| of("/d:/data:Z", what).unwrap_err().reason;
+        assert!(
+            refused("quay.io/quay/quay-mirror:latest serve --data-dir /data").contains("in Go")
+        );
+        assert!(refused("quay registry").contains("nothing is mounted"));
+    }
+}

@@ -1,6 +1,7 @@
 //! Where we go: a unit that runs Quay's container, or a tree of Quay's on this machine, and which
 //! files that takes (contract §7.1, §12).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use askama::Template;
@@ -77,6 +78,16 @@ struct QuadletDropIn {
     mounts: [String; 2],
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(unit) => write!(f, "the unit {}", unit.display()),
+            Self::Quadlet(unit) => write!(f, "the quadlet {}", unit.display()),
+            Self::Tree(folder) => write!(f, "the tree {}", folder.display()),
+        }
+    }
+}
+
 impl Target {
     /// The drop-in, where there is one.
     pub(super) fn drop_in(&self) -> Option<PathBuf> {
@@ -128,7 +139,8 @@ impl Target {
 
     /// What has systemd read its units again, where it runs: not in an image that is being built.
     pub(super) fn reload(&self, place: &Place) -> Option<Vec<String>> {
-        let runs = sd_notify::booted().unwrap_or(false);
+        // sd_booted(3)
+        let runs = Path::new("/run/systemd/system").is_dir();
         self.drop_in().filter(|_| runs).map(|_| systemctl(place, &["daemon-reload"]))
     }
 

@@ -26,8 +26,12 @@ pub fn uninstall(place: &Place) -> Result<Vec<Step>, Error> {
     steps.extend(manifest.target.reload(place).map(|words| Step::Run { words, user: None }));
     let kept = manifest.files.iter().filter_map(|entry| entry.before.as_ref());
     steps.extend(kept.map(|before| Step::Remove(before.backup.clone())));
+    // The manifest goes last of what is in our folder: it is what another run would go by.
+    let folders = manifest.folders.iter().rev().cloned();
+    let (last, first): (Vec<_>, Vec<_>) = folders.partition(|folder| home.starts_with(folder));
+    steps.extend(first.into_iter().map(Step::RemoveFolder));
     steps.push(Step::Remove(Manifest::path(home)));
-    steps.extend(manifest.folders.iter().rev().cloned().map(Step::RemoveFolder));
+    steps.extend(last.into_iter().map(Step::RemoveFolder));
     Ok(steps)
 }
 
@@ -49,7 +53,11 @@ pub(super) fn files(entries: &[Entry]) -> Result<Vec<Step>, Error> {
         let found = files::look(path)?;
         let step = match (&found, &entry.before) {
             (None, None) => None,
-            (Some(found), Some(before)) if found.sha256 == before.sha256 => None,
+            (Some(found), Some(before))
+                if found.sha256 == before.sha256 && found.mode == before.mode =>
+            {
+                None
+            }
             (Some(found), _) if found.is_link || !entry.is_ours(&found.sha256) => {
                 refused.push(changed(path, &found.sha256));
                 None

@@ -1,7 +1,7 @@
 //! A machine with a Quay in a container: its unit, configuration and storage, and who starts it. There
 //! is no systemd here, so what a unit says is done by [`Site::start`], word for word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+
+use sha2::{Digest, Sha256};
 
 use super::standin::{program, run};
 use crate::bundle::http::Client;
@@ -94,8 +96,8 @@ impl Site {
         let user = self.user.as_ref().map(|user| format!("--user {user} ")).unwrap_or_default();
         let script = format!(
             "#!/bin/sh\n{older}if [ \"$1\" = run ]; then\n  shift\n  \
-             exec /usr/bin/podman --runtime runc run -d {user}--ulimit nofile=1024:1024 \
-             --ulimit nproc=1024:1024 --network=host --cgroups=disabled \"$@\"\nfi\n\
+             exec /usr/bin/podman --runtime runc run {user}--ulimit nofile=1024:1024 \
+             --ulimit nproc=1024:1024 --network=host \"$@\"\nfi\n\
              exec /usr/bin/podman --runtime runc \"$@\"\n"
         );
         let path = self.path().join("podman");
@@ -125,6 +127,8 @@ impl Site {
         }
         let start =
             start.replace("%t", self.path().to_str().unwrap()).replace("%n", "quay-app.service");
+        // It would stay, and be waited for.
+        let start = start.replacen(" run ", " run -d ", 1);
         let script = format!("rm -f '{0}'/*-cid '{0}'/*-pid; {start}", self.path().display());
         let variables = environment.iter().filter_map(|line| line.split_once('='));
         run(Command::new("sh").args(["-c", &script]).envs(variables));
@@ -217,8 +221,10 @@ impl Load {
     }
 }
 
-/// Everything below a folder: kind and permissions, user and group, content.
-pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)> {
+/// Everything below a folder: kind and permissions, user and group, a hash of the content.
+pub type Snapshot = BTreeMap<PathBuf, String>;
+
+pub fn snapshot(folder: &Path) -> Snapshot {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -232,10 +238,26 @@ pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)> {
             if metadata.is_dir() {
                 folders.push(path.clone());
             }
-            found.insert(path, (metadata.mode(), metadata.uid(), metadata.gid(), content));
+            let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
+            let hash = Sha256::digest(&content);
+            let (length, hash) = (content.len(), &hash[..8]);
+            found.insert(path, format!("{mode:o} {uid}:{gid} {length} bytes {hash:02x?}"));
         }
     }
     found
+}
+
+/// What is not the same in both, in words.
+pub fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    let differ = paths.into_iter().filter(|path| before.get(*path) != after.get(*path));
+    let word = |found: Option<&String>| found.map_or("nothing", String::as_str).to_owned();
+    differ
+        .map(|path| {
+            let (before, after) = (word(before.get(path)), word(after.get(path)));
+            format!("{}: {before} -> {after}", path.display())
+        })
+        .collect()
 }
 
 /// Whether containers can be run here at all.

@@ -80,7 +80,7 @@ impl Image {
 
     fn base() -> Image {
         let context = Folder::new();
-        run(Command::new(source().join("stage")).arg(context.path().join("root")));
+        run(Command::new(source().join("stage")).arg(context.path().join("root")).arg(program()));
         Image::build("base", &source().join("Containerfile.base"), context.path(), &[])
     }
 
@@ -124,6 +124,11 @@ fn quay(root: &Path, release: Release) {
         let to = quay.join(to);
         fs::copy(source().join(name), &to).unwrap();
         fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    if release == Release::Other {
+        let main = conf.join("templates/nginx/nginx.conf");
+        let text = fs::read_to_string(&main).unwrap().replace("lb_logs", "quay_logs");
+        fs::write(&main, text).unwrap();
     }
     let server = include_str!("../bundle/quay/server-base.conf");
     let http = include_str!("../bundle/quay/http-base.conf");
@@ -170,7 +175,7 @@ fn edited(
                 &server.replace("proxy_pass   ", "proxy_pass "),
                 "location /v3/ { return 404; }\n",
             ),
-            http.replace("log_format lb_logs", "log_format lb_logs escape=json"),
+            http.replace("lb_logs", "quay_logs"),
             more(&supervisord.replace("repomirrorworker", "mirrorworker"), worker),
         ),
         Release::Unknown => (

@@ -1,6 +1,6 @@
 //! The image underneath is swapped for another release while we are installed; then we go.
 
-use super::site::{Site, may_run, snapshot};
+use super::site::{Site, differences, may_run, snapshot};
 use super::standin::{Release, image};
 
 #[test]
@@ -10,14 +10,20 @@ fn another_release_underneath_and_out_again() {
     }
     let site = Site::new(image(Release::Known), None);
     let (units, conf) = (site.units(), site.world.conf.clone());
-    let before = (snapshot(&units), snapshot(&conf));
+    let before = [snapshot(&units), snapshot(&conf)];
+    let as_before = || {
+        let now = [snapshot(&units), snapshot(&conf)];
+        let pairs = before.iter().zip(&now);
+        let differ: Vec<String> = pairs.flat_map(|(b, now)| differences(b, now)).collect();
+        assert_eq!(differ, [] as [String; 0]);
+    };
 
     // A dry run says all, and does nothing.
     let said = site.says(&["install"]);
     let drop_in = units.join("quay-app.service.d/50-quay-sidecar.conf");
     assert!(said.contains(&format!("+++ {}", drop_in.display())), "{said}");
     assert!(said.contains("+EnvironmentFile=-"), "{said}");
-    assert_eq!((snapshot(&units), snapshot(&conf)), before);
+    as_before();
     assert!(!site.home().exists());
 
     site.says(&["install", "--yes"]);
@@ -60,7 +66,7 @@ fn another_release_underneath_and_out_again() {
     // Of what is not ours, only the operator's switches are new.
     let switches = conf.join("migration-switches.yaml");
     std::fs::remove_file(&switches).unwrap();
-    assert_eq!((snapshot(&units), snapshot(&conf)), before);
+    as_before();
     assert!(!site.home().exists());
     site.start();
     let log = site.log();
