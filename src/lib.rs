@@ -1,8 +1,8 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `gc`, `push`, `bundle`, `governance`, `switches`, `auth`, `events`, `audit`,
-//! `catalog`, `blobs`, `config`, `telemetry`, `oci`, `rounds`.
+//! `serve`, `registry`, `gc`, `push`, `delivery`, `bundle`, `governance`, `switches`, `auth`, `events`,
+//! `audit`, `catalog`, `blobs`, `config`, `telemetry`, `oci`, `rounds`.
 
 pub mod audit;
 pub mod auth;
@@ -10,6 +10,7 @@ pub mod blobs;
 pub mod bundle;
 pub mod catalog;
 pub mod config;
+pub mod delivery;
 pub mod events;
 pub mod gc;
 pub mod governance;

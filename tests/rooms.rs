@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 17] = [
     "serve",
     "registry",
     "gc",
     "push",
+    "delivery",
     "bundle",
     "governance",
     "switches",

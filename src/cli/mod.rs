@@ -5,6 +5,7 @@ mod config;
 mod db;
 mod governance;
 mod kubernetes;
+mod delivery;
 mod mirror;
 mod quay;
 mod serve;
@@ -48,6 +49,9 @@ enum Command {
     Decisions,
     /// Print Quay's operational scripts: what becomes of each, and what replaces it.
     Tooling,
+    Install(delivery::Install),
+    Uninstall(delivery::Uninstall),
+    Status(delivery::StatusOf),
     /// Print the version.
     Version,
 }
@@ -83,6 +87,9 @@ pub fn run() -> ExitCode {
         Command::Bundle(command) => command.run(),
         Command::Decisions => governance::decisions(),
         Command::Tooling => governance::tooling(),
+        Command::Install(command) => command.run(),
+        Command::Uninstall(command) => command.run(),
+        Command::Status(command) => command.run(),
         Command::Version => {
             println!("quay-sidecar {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -9,6 +9,7 @@ pub mod mirror;
 pub mod owner;
 mod registryd;
 mod status_page;
+pub mod systemd;
 
 pub use certificate::CertificateError;
 pub use listen::{Address, Listen, ListenError, TcpListen};

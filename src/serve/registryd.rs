@@ -20,6 +20,7 @@ use super::health::Health;
 use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError, may_connect};
 use super::mirror;
 use super::status_page::Source;
+use super::systemd;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
@@ -102,6 +103,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
         let (socket, address) = listen.address.bind()?;
         bound.push((socket, address, listen));
     }
+    // Clients' own way in, where that is not HTTPS.
+    let seen = bound.first().filter(|_| options.https.is_none()).map(|(_, at, _)| at.clone());
     let closers =
         bound.iter().map(|(socket, ..)| socket.closer()).collect::<Result<Vec<_>, _>>()?;
     let mut nginx = options.listen.iter().filter(|listen| listen.nginx);
@@ -121,6 +124,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     }
     println!("admin listening on {admin_address}");
     println!("listening {} ms after the start", options.began.elapsed().as_millis());
+    let seen = seen.unwrap_or(admin_address);
 
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
     let admin_handle = admin.handle();
@@ -131,6 +135,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
         running.spawn(server);
     }
 
+    systemd::ready();
+    let beat = tokio::spawn(systemd::beat(async move || systemd::answers(&seen).await));
     let in_flight = parts.shared.in_flight.clone();
     tokio::select! {
         name = stop_signal() => tracing::info!(signal = name?, "draining"),
@@ -142,6 +148,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     if let Some((stop, _)) = &collecting {
         stop.send_replace(true);
     }
+    beat.abort();
+    systemd::stopping();
     let forced = drain_requests(&in_flight, &handles, closers, drain).await;
     admin_handle.stop(false).await;
     while running.join_next().await.is_some() {}
