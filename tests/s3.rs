@@ -2,6 +2,7 @@
 
 mod fault_proxy;
 mod faults;
+mod outages;
 mod pushes;
 mod uploads;
 

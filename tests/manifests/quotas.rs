@@ -279,10 +279,10 @@ async fn a_warning_tells_the_administrators_once() {
     let registryd = world.registryd();
     let pusher = pusher(&registryd, &world, REPO);
     // bob is one of the owners too; a robot in the team is told nothing.
-    world.database.sql(&format!(
+    world.database.sql(
         "INSERT INTO teammember (user_id, team_id) SELECT u.id, t.id FROM \"user\" u, team t
-         WHERE t.name = 'owners' AND u.username IN ('bob', 'demo+puller')"
-    ));
+         WHERE t.name = 'owners' AND u.username IN ('bob', 'demo+puller')",
+    );
     quota(&world, counted(&world) + 1, &[("Warning", 90), ("Reject", 1000)]);
     pusher.push("one", &image("one")).await;
     pusher.push("two", &image("two")).await;

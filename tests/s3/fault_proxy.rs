@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::support::process::lock;
@@ -17,9 +18,17 @@ pub enum Fault {
     Cut(usize),
     /// Nobody ever answers.
     Hang,
+    /// The connection is reset while the request is on its way.
+    Reset,
+    /// The answer names another object than the one that was stored.
+    WrongEtag,
+    /// Nothing goes on before [`FaultProxy::release`].
+    Hold,
 }
 
 pub const SLOW_DOWN: Fault = Fault::Answer("503 Slow Down", "SlowDown");
+
+pub const INTERNAL: Fault = Fault::Answer("500 Internal Server Error", "InternalError");
 
 pub const LATE_ERROR: Fault = Fault::Answer("200 OK", "InternalError");
 
@@ -38,6 +47,7 @@ pub struct FaultProxy {
 struct Shared {
     heads: Mutex<Vec<String>>,
     faults: Mutex<Vec<(&'static str, usize, Fault)>>,
+    released: Notify,
 }
 
 impl FaultProxy {
@@ -58,6 +68,16 @@ impl FaultProxy {
     /// The next `times` requests whose head contains `mark` meet this fault.
     pub fn fail(&self, mark: &'static str, times: usize, fault: Fault) {
         lock(&self.shared.faults).push((mark, times, fault));
+    }
+
+    /// From now on nothing is broken.
+    pub fn heal(&self) {
+        lock(&self.shared.faults).clear();
+    }
+
+    /// Lets every request go on that is held.
+    pub fn release(&self) {
+        self.shared.released.notify_waiters();
     }
 
     /// How many requests had `mark` in their head.
@@ -111,18 +131,40 @@ async fn pass(mut client: TcpStream, port: u16, shared: &Shared) -> std::io::Res
             client.write_all(format!("{head}{error}").as_bytes()).await
         }
         Some(Fault::Hang) => std::future::pending().await,
-        None | Some(Fault::Cut(_)) => {
-            let mut storage = TcpStream::connect(("127.0.0.1", port)).await?;
-            storage.write_all(&bytes[..end]).await?;
-            storage.write_all(b"\r\nconnection: close").await?;
-            storage.write_all(&bytes[end..]).await?;
-            let Some(Fault::Cut(most)) = fault else {
-                return copy_bidirectional(&mut client, &mut storage).await.map(drop);
-            };
+        Some(Fault::Reset) => client.set_zero_linger(),
+        Some(fault) => {
+            if let Fault::Hold = fault {
+                shared.released.notified().await;
+            }
+            let mut storage = to_storage(port, &bytes, end).await?;
             tokio::io::copy(&mut (&mut client).take(missing as u64), &mut storage).await?;
+            let most = if let Fault::Cut(most) = fault { most } else { usize::MAX };
             let mut answer = Vec::new();
             (&mut storage).take(most.max(1) as u64).read_to_end(&mut answer).await?;
+            if let Fault::WrongEtag = fault {
+                change_etag(&mut answer);
+            }
             client.write_all(&answer[..most.min(answer.len())]).await
         }
+        None => {
+            let mut storage = to_storage(port, &bytes, end).await?;
+            copy_bidirectional(&mut client, &mut storage).await.map(drop)
+        }
     }
+}
+
+/// What has come of a request, its head up to `end`, goes to the storage.
+async fn to_storage(port: u16, bytes: &[u8], end: usize) -> std::io::Result<TcpStream> {
+    let mut storage = TcpStream::connect(("127.0.0.1", port)).await?;
+    storage.write_all(&bytes[..end]).await?;
+    storage.write_all(b"\r\nconnection: close").await?;
+    storage.write_all(&bytes[end..]).await?;
+    Ok(storage)
+}
+
+/// The first digit of the entity tag in the head of an answer.
+fn change_etag(answer: &mut [u8]) {
+    let head = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let digit = head.find("etag: \"").expect("an entity tag") + "etag: \"".len();
+    answer[digit] = if answer[digit] == b'0' { b'1' } else { b'0' };
 }

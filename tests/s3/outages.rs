@@ -1,0 +1,178 @@
+//! Pushes through registryd into a storage that fails: what was acknowledged is there and right,
+//! what was not is told so, and the same request again goes on from there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use reqwest::{Response, StatusCode};
+use serde_json::json;
+
+use super::fault_proxy::{FULL, Fault, FaultProxy, INTERNAL, LATE_ERROR, SLOW_DOWN};
+use super::uploads::{MIB, bytes};
+use super::{ObjectStorage, location};
+use crate::support::images::{Blob, Manifest, OCI_LAYER, digest_of};
+use crate::support::pusher::{Pusher, header, refusal};
+use crate::support::{Registryd, World, http};
+
+/// More often than a request is sent.
+const ALWAYS: usize = usize::MAX;
+
+struct Place {
+    proxy: FaultProxy,
+    registryd: Registryd,
+    world: World,
+    _storage: ObjectStorage,
+}
+
+impl Place {
+    async fn new() -> Place {
+        let mut world = World::new();
+        let storage = ObjectStorage::empty();
+        let proxy = FaultProxy::to(storage.port).await;
+        let mut location = storage.location("/registry");
+        location[1]["endpoint_url"] = format!("http://127.0.0.1:{}", proxy.port).into();
+        world.configure("DISTRIBUTED_STORAGE_CONFIG", json!({"default": location}));
+        let registryd = world.registryd();
+        Place { proxy, registryd, world, _storage: storage }
+    }
+
+    fn pusher(&self) -> Pusher<'_> {
+        Pusher::new(&self.registryd, &self.world)
+    }
+
+    /// The blob as a client gets it, from where it is sent to.
+    async fn pull(&self, digest: &str) -> Vec<u8> {
+        let path = format!("blobs/{digest}");
+        let answer = self.pusher().send(reqwest::Method::GET, &path, &[], "").await;
+        assert_eq!(answer.status(), StatusCode::FOUND);
+        let answer = http().get(location(&answer)).send().await.unwrap();
+        answer.bytes().await.unwrap().to_vec()
+    }
+}
+
+/// That it will be better in a moment.
+async fn assert_unavailable(answer: Response, what: &str) {
+    assert_eq!(header(&answer, "retry-after"), "1", "{what}");
+    let (status, code, _) = refusal(answer).await;
+    assert_eq!((status, code.as_str()), (503, "UNAVAILABLE"), "{what}");
+}
+
+#[tokio::test]
+async fn uploads_go_on_when_the_storage_does() {
+    let place = Place::new().await;
+    let pusher = place.pusher();
+    let (first, rest) = (bytes(6 * MIB), bytes(1000));
+    let blob = [first.as_slice(), rest.as_slice()].concat();
+    let (uuid, digest) = (pusher.start().await, digest_of(&blob));
+    let reached = || async { header(&pusher.status(&uuid).await, "range").to_owned() };
+    for (what, mark, fault) in [
+        ("slow down", "partNumber=2", SLOW_DOWN),
+        ("an error", "partNumber=1", INTERNAL),
+        ("full", "partNumber=1", FULL),
+        ("reset on the way", "partNumber=1", Fault::Reset),
+        ("no answer to the first", "POST ", Fault::Cut(0)),
+        ("half of an answer", "partNumber=2", Fault::Cut(20)),
+        ("another object", "partNumber=1", Fault::WrongEtag),
+        ("a late error", "POST ", LATE_ERROR),
+    ] {
+        place.proxy.fail(mark, ALWAYS, fault);
+        assert_unavailable(pusher.patch(&uuid, first.clone()).await, what).await;
+        assert_eq!(reached().await, "0-0", "{what}");
+        place.proxy.heal();
+    }
+    assert_eq!(pusher.patch(&uuid, first.clone()).await.status(), StatusCode::ACCEPTED);
+    // What is to be the blob is made of it, or not.
+    for (what, mark, fault) in [
+        ("slow down", "PUT ", SLOW_DOWN),
+        ("a late error", "x-amz-copy-source", LATE_ERROR),
+        ("half of an answer", "x-amz-copy-source", Fault::Cut(40)),
+    ] {
+        place.proxy.fail(mark, ALWAYS, fault);
+        assert_unavailable(pusher.finish(&uuid, &digest, rest.clone()).await, what).await;
+        place.proxy.heal();
+        assert_eq!(pusher.pull(&digest).await, Err(StatusCode::NOT_FOUND), "{what}");
+        assert_eq!(reached().await, format!("0-{}", first.len() - 1), "{what}");
+    }
+    let answer = pusher.finish(&uuid, &digest, rest).await;
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    assert!(place.pull(&digest).await == blob);
+    assert_eq!(place.world.database.sql("SELECT count(*) FROM blobupload"), "0");
+}
+
+/// What passes within a request is nobody's business.
+#[tokio::test]
+async fn short_outages_are_not_seen() {
+    let place = Place::new().await;
+    let pusher = place.pusher();
+    place.proxy.fail("partNumber=1", 2, SLOW_DOWN);
+    place.proxy.fail("partNumber=2", 1, Fault::Reset);
+    place.proxy.fail("x-amz-copy-source", 1, INTERNAL);
+    let blob = bytes(6 * MIB);
+    let digest = pusher.blob(blob.clone()).await;
+    assert!(place.pull(&digest).await == blob);
+}
+
+/// A storage that takes its time makes the client wait, not this process grow.
+#[tokio::test]
+async fn a_slow_storage() {
+    const LENGTH: usize = 128;
+    let place = Place::new().await;
+    let pusher = place.pusher();
+    pusher.blob("warm").await;
+    let before = place.registryd.memory().1;
+    let (uuid, asked) = (pusher.start().await, Arc::new(AtomicUsize::new(0)));
+    let counter = asked.clone();
+    let body = stream::iter(0..LENGTH).map(move |number| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, std::io::Error>(Bytes::from(vec![number as u8; MIB]))
+    });
+    place.proxy.fail("partNumber=1&", 1, Fault::Hold);
+    let patch = pusher.patch(&uuid, reqwest::Body::wrap_stream(body));
+    let stuck = async {
+        // Nothing is asked for any more, for as long as it takes to be sure.
+        let (mut last, mut quiet) = (0, 0);
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        while quiet < 25 {
+            look.tick().await;
+            let now = asked.load(Ordering::Relaxed);
+            quiet = if now == last && now > 0 { quiet + 1 } else { 0 };
+            last = now;
+        }
+        place.proxy.release();
+        last
+    };
+    let (answer, taken) = tokio::join!(patch, stuck);
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    assert!(taken < LENGTH / 2, "{taken} MiB were taken before the first was stored");
+    let grown = place.registryd.memory().1 - before;
+    assert!(grown < 40 * MIB as u64, "{} MiB", grown >> 20);
+    let all: Vec<u8> = (0..LENGTH).flat_map(|number| vec![number as u8; MIB]).collect();
+    let digest = digest_of(&all);
+    assert_eq!(pusher.finish(&uuid, &digest, "").await.status(), StatusCode::CREATED);
+    assert!(place.pull(&digest).await == all);
+}
+
+/// A manifest needs its config, to read the labels.
+#[tokio::test]
+async fn manifests_wait_for_their_config() {
+    let place = Place::new().await;
+    let pusher = place.pusher();
+    let image = Manifest::oci("amd64", vec![Blob::layer(OCI_LAYER, &[("hello", "outage")])]);
+    pusher.prepare(&image).await;
+    for (what, fault) in
+        [("slow down", SLOW_DOWN), ("reset", Fault::Reset), ("half of an answer", Fault::Cut(60))]
+    {
+        place.proxy.fail("GET ", ALWAYS, fault);
+        assert_unavailable(pusher.put("outage", &image).await, what).await;
+        place.proxy.heal();
+        assert_eq!(pusher.manifest("outage").await, Err(404), "{what}");
+    }
+    let known = format!("SELECT count(*) FROM manifest WHERE digest = '{}'", image.digest);
+    assert_eq!(place.world.database.sql(&known), "0");
+    place.proxy.fail("GET ", 2, SLOW_DOWN);
+    assert_eq!(pusher.put("outage", &image).await.status(), StatusCode::CREATED);
+    assert_eq!(pusher.manifest("outage").await.unwrap().1, image.bytes);
+}
