@@ -8,6 +8,7 @@ mod bundle;
 mod database;
 mod events;
 mod faults;
+mod garbage;
 mod manifests;
 mod mirror;
 mod owner;

@@ -3,6 +3,7 @@
 mod certificate;
 mod crashes;
 mod first_start;
+mod garbage;
 mod pulls;
 mod tls;
 
@@ -17,9 +18,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use crate::support::images::{Blob, Manifest, OCI_LAYER};
-use crate::support::own_rows::put_image;
 use crate::support::registryd::program;
-use crate::support::{Folder, Registryd, eventually, free_port};
+use crate::support::{Folder, Pusher, Registryd, eventually, free_port};
 use tls::{Answer, Client};
 
 /// Where one is to be.
@@ -88,9 +88,18 @@ impl Own {
     /// A token for pulling from `repository`, or for nothing, by a password or nobody's; else the
     /// status.
     fn token(&self, who: Option<(&str, &str)>, repository: &str) -> Result<String, u16> {
+        self.token_to(who, repository, "pull")
+    }
+
+    fn token_to(
+        &self,
+        who: Option<(&str, &str)>,
+        repository: &str,
+        actions: &str,
+    ) -> Result<String, u16> {
         let mut path = format!("/v2/auth?service={}", self.hostname());
         if !repository.is_empty() {
-            path += &format!("&scope=repository:{repository}:pull");
+            path += &format!("&scope=repository:{repository}:{actions}");
         }
         let login = who.map(|(name, password)| {
             format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}")))
@@ -104,6 +113,27 @@ impl Own {
             }
             status => Err(status),
         }
+    }
+
+    /// The administrator, about to push to `repository`.
+    fn pusher<'a>(&self, registryd: &'a Registryd, password: &str, repository: &str) -> Pusher<'a> {
+        let token = self.token_to(Some(("admin", password)), repository, "pull,push");
+        let trusted = reqwest::Certificate::from_pem(self.certificate().as_bytes()).unwrap();
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([trusted]);
+        let client = client.build().unwrap();
+        Pusher { registryd, token: token.unwrap(), repo: repository.to_owned(), client }
+    }
+
+    /// Pushes an image, where nobody else drives a runtime.
+    fn push(&self, registryd: &Registryd, repository: &str, tag: &str, image: &Manifest) {
+        let pusher = self.pusher(registryd, &password(registryd), repository);
+        tokio::runtime::Runtime::new().unwrap().block_on(pusher.push(tag, image));
+    }
+
+    fn execute(&self, sql: &str) {
+        let database = rusqlite::Connection::open(self.path("quay.db")).unwrap();
+        database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        database.execute_batch(sql).unwrap();
     }
 
     fn sql(&self, query: &str) -> String {

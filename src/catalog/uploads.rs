@@ -2,6 +2,8 @@
 //!
 //! Python updates them without looking; we only ever change a row that is still what we read.
 
+use std::time::Duration;
+
 use chrono::{Local, NaiveDateTime};
 
 use super::connection::Session;
@@ -71,6 +73,13 @@ const PROGRESS: &str = "\
     SELECT u.byte_count, u.chunk_count, u.sha_state, u.storage_metadata, \
         u.uncompressed_byte_count FROM blobupload u WHERE u.id = $1";
 
+/// `$1` local time, `$2` the last one that was looked at.
+const STALE: &str = "\
+    SELECT u.byte_count, u.chunk_count, u.sha_state, u.storage_metadata, \
+        u.uncompressed_byte_count, u.repository_id, u.id, u.uuid, l.name \
+    FROM blobupload u JOIN imagestoragelocation l ON l.id = u.location_id \
+    WHERE u.created <= $1 AND u.id > $2 ORDER BY u.id LIMIT $3";
+
 const DELETE: &str = "DELETE FROM blobupload WHERE id = $1";
 
 impl Session<'_> {
@@ -139,6 +148,19 @@ impl Session<'_> {
             now.sha_state.as_deref().into(),
         ];
         Ok(!self.write(UPDATE, &params).await?.is_empty())
+    }
+
+    /// Up to `limit` uploads that began as long ago as `age`, after the one whose id is `after`.
+    pub async fn stale_uploads(
+        &self,
+        age: Duration,
+        after: i32,
+        limit: u32,
+    ) -> Result<Vec<Upload>, CatalogError> {
+        let before = Local::now().naive_local() - age;
+        let params = [before.into(), after.into(), i64::from(limit).into()];
+        let rows = self.query(STALE, &params).await?;
+        rows.iter().filter_map(|row| Upload::from_row(row).transpose()).collect()
     }
 
     /// Forgets an upload, wherever it is by now.

@@ -30,6 +30,7 @@ pub(super) enum Param<'a> {
     Time(Option<NaiveDateTime>),
     /// Arrays: on SQLite they are JSON, for `json_each`.
     Ints(&'a [Option<i32>]),
+    BigInts(&'a [i64]),
     Texts(&'a [&'a str]),
     Times(&'a [NaiveDateTime]),
 }
@@ -79,6 +80,7 @@ impl Param<'_> {
             Self::Text(value) => (value, Type::TEXT),
             Self::Time(value) => (value, Type::TIMESTAMP),
             Self::Ints(values) => (values, Type::INT4_ARRAY),
+            Self::BigInts(values) => (values, Type::INT8_ARRAY),
             Self::Texts(values) => (values, Type::TEXT_ARRAY),
             Self::Times(values) => (values, Type::TIMESTAMP_ARRAY),
         }
@@ -93,6 +95,7 @@ impl Param<'_> {
             Self::Text(value) => value.map_or(Value::Null, |text| Value::Text(text.to_owned())),
             Self::Time(value) => value.map_or(Value::Null, |time| Value::Text(python_time(&time))),
             Self::Ints(values) => json((*values).into()),
+            Self::BigInts(values) => json((*values).into()),
             Self::Texts(values) => json((*values).into()),
             Self::Times(values) => json(values.iter().map(python_time).collect()),
         }

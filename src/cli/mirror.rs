@@ -86,6 +86,7 @@ impl Mirror {
             admin: self.admin_listen.0,
             python: None,
             https: Some(opened.https),
+            collects_garbage: true,
             began,
         };
         // The folder is ours until the last row is written.

@@ -80,7 +80,7 @@ impl Registryd {
             listen.nginx |= self.behind_nginx && listen.address.is_local();
         }
         let (admin, python) = (self.admin_listen.0, self.python);
-        Options { listen, admin, python, https: None, began }
+        Options { listen, admin, python, https: None, collects_garbage: false, began }
     }
 }
 

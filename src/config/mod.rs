@@ -7,6 +7,7 @@ mod database;
 mod db_params;
 mod db_uri;
 mod environment;
+mod garbage;
 mod model_cache;
 mod namespaces;
 mod push;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
+pub use garbage::Garbage;
 pub use model_cache::{MemcachedAddress, ModelCache};
 pub use namespaces::NewNamespaces;
 pub use push::Push;
@@ -63,6 +65,8 @@ pub struct Config {
     pub audit: Audit,
     /// What pushes are held to.
     pub push: Push,
+    /// When garbage is collected.
+    pub garbage: Garbage,
     /// Whom Redis tells what.
     pub events: Events,
     /// Where Python keeps what a write may make stale.
@@ -105,6 +109,7 @@ impl Config {
             features: settings::features(r),
             audit: settings::audit(r),
             push: push::read(r),
+            garbage: garbage::read(r),
             events: redis::events(r),
             model_cache: model_cache::model_cache(r),
             logging: settings::logging(r),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use config::ValueKind;
 
-use super::reader::{Parsed, Reader, Show, Wrong, feature, flag, names, number, text};
+use super::reader::{Parsed, Reader, Show, Wrong, feature, flag, names, seconds, text};
 use crate::oci::PushRules;
 
 /// What pushes are held to.
@@ -88,10 +88,6 @@ pub(super) fn read(r: &mut Reader<'_>) -> Push {
         replication_queue: replicated.then_some(replication_queue),
         notification_queue: r.setting("NOTIFICATION_QUEUE_NAME", "notification".into(), text),
     }
-}
-
-fn seconds(value: &ValueKind) -> Parsed<Duration> {
-    Ok(Duration::from_secs(number(1..=i64::from(u32::MAX))(value)?.unsigned_abs()))
 }
 
 /// As the release of bitmath that Quay pins reads it: letters of any case, `20G` and `20GB` decimal,

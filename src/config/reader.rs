@@ -258,6 +258,11 @@ pub(super) fn number(range: std::ops::RangeInclusive<i64>) -> impl Fn(&ValueKind
     }
 }
 
+/// A number of seconds, at least one.
+pub(super) fn seconds(value: &ValueKind) -> Parsed<Duration> {
+    Ok(Duration::from_secs(number(1..=i64::from(u32::MAX))(value)?.unsigned_abs()))
+}
+
 /// One of a few words.
 pub(super) fn one_of<'a>(words: &'a [&'a str]) -> impl Fn(&ValueKind) -> Parsed<String> + 'a {
     move |value| match text(value)? {

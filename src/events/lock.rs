@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::connection::{Link, Shared};
 use super::health::Health;
+use super::own_lock::{OwnLock, OwnLocks};
 use crate::config;
 use crate::oci::Digest;
 use crate::telemetry::Metrics;
@@ -55,7 +56,11 @@ return redis.call('EXPIRE', KEYS[1], ARGV[2])";
 
 /// The locks around blobs. Cheap to clone.
 #[derive(Clone)]
-pub struct BlobLocks(Option<Arc<Server>>);
+pub struct BlobLocks {
+    redis: Option<Arc<Server>>,
+    /// Instead of it, where nobody else has the storage.
+    own: OwnLocks,
+}
 
 struct Server {
     redis: Arc<Shared>,
@@ -86,6 +91,8 @@ pub struct BlobLock {
     until: Instant,
     /// Where Redis may have been told that it is ours.
     used: Option<Link>,
+    /// Where there is no Redis to tell.
+    own: Option<OwnLock>,
 }
 
 #[derive(Clone)]
@@ -96,12 +103,13 @@ struct Name {
 }
 
 impl BlobLocks {
-    /// `redis` is [`config::Events::blob_locks`]; without it nothing is ever locked.
+    /// `redis` is [`config::Events::blob_locks`]; without it they hold within this process.
     pub fn new(redis: Option<&config::Redis>, metrics: &Arc<Metrics>) -> Self {
         let meanwhile = "pushes take no lock";
         let shared = redis
             .and_then(|redis| Shared::new(redis, ANSWER, Health::new("blob_locks", meanwhile)));
-        Self(shared.map(|redis| Arc::new(Server { redis, metrics: metrics.clone() })))
+        let redis = shared.map(|redis| Arc::new(Server { redis, metrics: metrics.clone() }));
+        Self { redis, own: OwnLocks::default() }
     }
 
     /// Asks for the lock of a blob, and waits at most 5 s for another to release it.
@@ -110,13 +118,14 @@ impl BlobLocks {
     /// the rows that name them are committed.
     pub async fn hold(&self, digest: &Digest) -> BlobLock {
         let mut lock = BlobLock {
-            server: self.0.clone(),
+            server: self.redis.clone(),
             name: Name::new(digest),
             state: LockState::NoRedis,
             until: Instant::now(),
             used: None,
+            own: None,
         };
-        if let Some(server) = &self.0 {
+        if let Some(server) = &self.redis {
             // Whatever it was last is what it is.
             let _ = timeout(PATIENCE, lock.acquire(server)).await;
             server.count(match lock.state {
@@ -124,6 +133,9 @@ impl BlobLocks {
                 LockState::NoRedis => "no_redis",
                 LockState::Busy => "busy",
             });
+        } else {
+            lock.own = timeout(PATIENCE, self.own.hold(digest.as_str())).await.ok();
+            lock.state = if lock.own.is_some() { LockState::Held } else { LockState::Busy };
         }
         lock
     }
@@ -137,7 +149,7 @@ impl BlobLock {
 
     /// Whether it is ours, and has not run out meanwhile.
     pub fn is_held(&self) -> bool {
-        self.state == LockState::Held && Instant::now() < self.until
+        self.own.is_some() || (self.state == LockState::Held && Instant::now() < self.until)
     }
 
     /// Makes it last for another 30 s, and returns whether it is still ours. Where it is not, what

@@ -11,6 +11,7 @@ mod connection;
 mod health;
 mod lock;
 mod memcached;
+mod own_lock;
 mod sink;
 mod stale;
 

@@ -10,6 +10,7 @@ mod uploads;
 
 pub use body::{Body, BodyError};
 pub use manifests::{Body as ManifestBody, ManifestPushError, Pushed, Target};
+pub(crate) use steps::die_at;
 pub use steps::{MANIFEST_STEPS, STEPS};
 pub use uploads::{ContentRange, Open, Pushes};
 

@@ -81,6 +81,16 @@ pub struct ContentRange {
 }
 
 impl Pushes {
+    /// The storages that can be written to, by location.
+    pub fn locations(&self) -> &BTreeMap<String, Uploads> {
+        &self.0.locations
+    }
+
+    /// The locks around blobs.
+    pub fn locks(&self) -> &BlobLocks {
+        &self.0.locks
+    }
+
     /// Into the storage that `storage` prefers.
     pub fn new(config: &config::Config, locks: BlobLocks, metrics: Arc<Metrics>) -> Self {
         let config::Config { storage, push, features, .. } = config;

@@ -9,12 +9,14 @@ use actix_web::middleware::from_fn;
 use actix_web::{App as Service, HttpServer, web};
 use rustls::ServerConfig;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::admin;
 use super::health::Health;
 use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError};
+use super::mirror;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
@@ -24,6 +26,7 @@ use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::events::{BlobLocks, Events, StaleCaches};
+use crate::gc::Collector;
 use crate::oci::NameRules;
 use crate::push::Pushes;
 use crate::registry::{self, App, CohortFile, InFlight, Python, Shared};
@@ -63,6 +66,8 @@ pub struct Options {
     pub python: Option<Python>,
     /// How TCP ports for clients speak HTTPS; in the clear without it.
     pub https: Option<ServerConfig>,
+    /// Whether what nothing refers to is collected here: nobody else does it then.
+    pub collects_garbage: bool,
     /// When the process began.
     pub began: Instant,
 }
@@ -110,6 +115,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
     let admin_handle = admin.handle();
     tokio::spawn(parts.health().first_look());
+    let collecting = options.collects_garbage.then(|| parts.collect_garbage()).flatten();
     let mut running = JoinSet::new();
     for server in servers.into_iter().chain([admin]) {
         running.spawn(server);
@@ -123,10 +129,18 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
             return Err(ServeError::Setting("a listener ended by itself".to_owned()));
         }
     }
+    if let Some((stop, _)) = &collecting {
+        stop.send_replace(true);
+    }
     let forced = drain_requests(&in_flight, &handles, closers, drain).await;
     admin_handle.stop(false).await;
     while running.join_next().await.is_some() {}
 
+    if let Some((_, collector)) = collecting
+        && timeout(FLUSH, collector).await.is_err()
+    {
+        tracing::warn!("garbage collection did not stop within {FLUSH:?}");
+    }
     // The last handles to the queues go with these; then what waits in them is written.
     drop(parts);
     background.finish().await;
@@ -171,6 +185,25 @@ impl Parts {
             keys: self.keys.clone(),
             shared: self.shared.clone(),
         }
+    }
+
+    /// Unless the configuration forbids it, or counts bytes that we do not count.
+    fn collect_garbage(&self) -> Option<(watch::Sender<bool>, JoinHandle<()>)> {
+        let config = &self.shared.config;
+        let rules = &config.garbage;
+        if !rules.collected || config.server.registry_state_readonly {
+            return None;
+        }
+        if config.push.quota_management {
+            tracing::warn!("no garbage is collected while FEATURE_QUOTA_MANAGEMENT is on");
+            return None;
+        }
+        let (catalog, metrics) = (self.catalog.clone(), self.shared.metrics.clone());
+        let collector = Collector::new(catalog, self.shared.pushes.clone(), config, metrics);
+        let window = config.auth.new_namespaces.tag_expiration;
+        let (stop, stopped) = watch::channel(false);
+        let collecting = mirror::collect(collector, rules.every, window, stopped);
+        Some((stop, actix_web::rt::spawn(collecting)))
     }
 
     /// Connections of each serving thread.

@@ -60,6 +60,13 @@ pub struct Lock {
     pub outcome: &'static str,
 }
 
+/// A table of Quay's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Table {
+    /// Its name.
+    pub table: &'static str,
+}
+
 /// A change to the cache that Python reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CacheChange {
@@ -112,6 +119,14 @@ pub struct Metrics {
     /// `uploads_read_again_total`: uploads that others may have written to, hashed once more before
     /// they were committed.
     pub uploads_read_again: Counter,
+    /// `quay_gc_iterations_total`: runs of the garbage collector, under Quay's name.
+    pub gc_runs: Counter,
+    /// `quay_gc_table_rows_deleted_total{table}`, as in Quay.
+    pub gc_rows: Family<Table, Counter>,
+    /// `quay_gc_storage_blobs_deleted_total`, as in Quay.
+    pub gc_blobs: Counter,
+    /// `quay_gc_storage_bytes_deleted_total`: bytes of those, and of what a crash had left.
+    pub gc_bytes: Counter,
     /// `verification_keys`: instance keys loaded.
     pub verification_keys: Gauge,
     /// `process_resident_memory_peak_bytes`, read when metrics are.
@@ -145,6 +160,10 @@ impl Default for Metrics {
             blob_bytes: Counter::default(),
             pushed_bytes: Counter::default(),
             uploads_read_again: Counter::default(),
+            gc_runs: Counter::default(),
+            gc_rows: Family::default(),
+            gc_blobs: Counter::default(),
+            gc_bytes: Counter::default(),
             verification_keys: Gauge::default(),
             memory_peak: Gauge::default(),
         };
@@ -196,6 +215,10 @@ impl Metrics {
             "Uploads hashed once more before they were committed",
             self.uploads_read_again.clone(),
         );
+        r.register("quay_gc_iterations", "Runs of the garbage collector", self.gc_runs.clone());
+        r.register("quay_gc_table_rows_deleted", "Rows it deleted", self.gc_rows.clone());
+        r.register("quay_gc_storage_blobs_deleted", "Blobs it deleted", self.gc_blobs.clone());
+        r.register("quay_gc_storage_bytes_deleted", "Bytes it deleted", self.gc_bytes.clone());
         r.register("verification_keys", "Instance keys loaded", self.verification_keys.clone());
         r.register_with_unit(
             "process_resident_memory_peak",

@@ -44,8 +44,7 @@ fn one_process_has_the_folder() {
 fn nothing_that_was_answered_is_lost() {
     let own = Own::new();
     let image = image("pulled\n");
-    drop(own.start(&["--anonymous-pull"]));
-    put_image(&own.data, "admin/public", "public", "latest", &image);
+    own.push(&own.start(&["--anonymous-pull"]), "admin/public", "latest", &image);
     let mut answered = 0;
     for round in 0..4 {
         let mut registryd = own.start(&[]);

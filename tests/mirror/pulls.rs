@@ -28,8 +28,11 @@ fn skopeo_pulls_what_it_may() {
     let own = Own::new();
     let registryd = own.start(&["--anonymous-pull"]);
     let (public, private) = (image("public\n"), image("private\n"));
-    put_image(&own.data, "admin/public", "public", "latest", &public);
-    put_image(&own.data, "admin/private", "private", "latest", &private);
+    own.push(&registryd, "admin/public", "latest", &public);
+    own.push(&registryd, "admin/private", "latest", &private);
+    let hide = "UPDATE repository SET visibility_id = \
+        (SELECT id FROM visibility WHERE name = 'private') WHERE name = 'private'";
+    own.execute(hide);
     let (trusts, login) = (trusting(&own), format!("admin:{}", password(&registryd)));
     for (login, repository, expected) in [
         (None, "admin/public:latest", Some(&public)),
@@ -60,9 +63,9 @@ fn skopeo_pulls_what_it_may() {
 fn pulling_without_a_login_is_a_choice() {
     for (args, anonymous) in [(&[][..], false), (&["--anonymous-pull"], true)] {
         let own = Own::new();
-        let _registryd = own.start(args);
+        let registryd = own.start(args);
         let image = image("public\n");
-        put_image(&own.data, "admin/public", "public", "latest", &image);
+        own.push(&registryd, "admin/public", "latest", &image);
         let token = own.token(None, "admin/public");
         assert_eq!(token.is_ok(), anonymous, "{token:?}");
         let accept = [("Accept", image.media_type)];
@@ -92,13 +95,12 @@ fn what_is_not_served_is_unsupported() {
 fn http_2_does_not_get_round_the_limit() {
     const MOST: usize = 16;
     let own = Own::new();
-    drop(own.start(&["--anonymous-pull"]));
+    let image = image("public\n");
+    own.push(&own.start(&["--anonymous-pull"]), "admin/public", "latest", &image);
     let mut config = fs::read_to_string(own.path("config.yaml")).unwrap();
     config += &format!("QUAY_SIDECAR: {{max_connections: {MOST}, audit_timeout_ms: 30000}}\n");
     fs::write(own.path("config.yaml"), config).unwrap();
     let registryd = own.start(&[]);
-    let image = image("public\n");
-    put_image(&own.data, "admin/public", "public", "latest", &image);
 
     // A pull waits for its row, and this one holds them all up.
     let lock = rusqlite::Connection::open(own.path("quay.db")).unwrap();

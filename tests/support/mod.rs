@@ -7,7 +7,6 @@
 mod database;
 pub mod images;
 pub mod keys;
-pub mod own_rows;
 pub mod postgres;
 pub mod process;
 pub mod push_load;

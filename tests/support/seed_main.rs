@@ -1,6 +1,6 @@
 //! Seeds an empty database, a storage folder and a configuration folder with a small registry:
 //! `seed --db-uri URI --storage DIR --config DIR --hostname HOST:PORT`. Prints the credentials and
-//! digests as `key=value` lines. Or puts an image into a registry of its own: `seed --data DIR`.
+//! digests as `key=value` lines.
 
 #![allow(dead_code, reason = "shared with the tests, which use more of it")]
 #![allow(unreachable_pub, missing_docs, reason = "public to this program alone")]
@@ -8,30 +8,19 @@
 
 mod images;
 mod keys;
-mod own_rows;
 mod registry_fixture;
 mod rows;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use images::{Blob, Manifest, OCI_LAYER};
 use registry_fixture::Fixture;
 use tokio_postgres::NoTls;
 
 #[derive(Parser)]
 #[command(name = "seed", about = "Fills an empty database with a small registry")]
 struct Arguments {
-    /// Instead, the data folder of a registry of its own: it gets a public image
-    #[arg(long, value_name = "DIR", exclusive = true)]
-    data: Option<PathBuf>,
-    #[command(flatten)]
-    quay: Option<Quay>,
-}
-
-#[derive(clap::Args)]
-struct Quay {
     #[arg(long, value_name = "URI")]
     db_uri: String,
     /// Where the blobs go
@@ -46,13 +35,7 @@ struct Quay {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let result = match (arguments.data, arguments.quay) {
-        (Some(data), _) => seed_own(&data),
-        (None, Some(quay)) => seed_quay(&quay),
-        (None, None) => Err("--help says what it needs".to_owned()),
-    };
-    match result {
+    match seed(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("seed: {message}");
@@ -61,25 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `admin` could have pushed.
-fn seed_own(data: &Path) -> Result<(), String> {
-    const REPOSITORY: &str = "admin/hello";
-    if !data.join("quay.db").is_file() {
-        return Err(format!("{} is no registry of its own", data.display()));
-    }
-    let layers = [
-        &[("etc/os-release", "NAME=\"Example Linux\"\n"), ("etc/motd", "Welcome.\n")][..],
-        &[("hello", "Hello from a registry of its own.\n")],
-    ];
-    let layers = layers.map(|files| Blob::layer(OCI_LAYER, files));
-    let image = Manifest::oci("amd64", layers.into());
-    own_rows::put_image(data, REPOSITORY, "public", "latest", &image);
-    println!("image={REPOSITORY}:latest");
-    println!("digest={}", image.digest);
-    Ok(())
-}
-
-fn seed_quay(arguments: &Quay) -> Result<(), String> {
+fn seed(arguments: &Arguments) -> Result<(), String> {
     require_empty(&arguments.db_uri)?;
     let mut folders = Vec::new();
     for folder in [&arguments.storage, &arguments.config] {

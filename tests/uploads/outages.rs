@@ -250,7 +250,10 @@ async fn a_clock_that_jumps() {
         for name in ["iat", "nbf", "exp"] {
             claims[name] = Value::from(claims[name].as_i64().unwrap() + seconds);
         }
-        Pusher { registryd: &registryd, token: world.key.sign(&claims), repo: REPO.to_owned() }
+        Pusher {
+            token: world.key.sign(&claims),
+            ..Pusher::of(&registryd, &world, &world.ada, REPO)
+        }
     };
     const DAY: i64 = 86_400;
     let (blob, uuid) = (b"yesterday, tomorrow, today", at(0).start().await);

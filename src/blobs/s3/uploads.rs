@@ -140,6 +140,14 @@ impl BucketUploads {
         Ok(outcomes.into_iter().collect::<Result<(), S3Error>>()?)
     }
 
+    /// Deletes what is at `path`, if something is there.
+    ///
+    /// # Errors
+    /// As the storage answers.
+    pub async fn remove(&self, path: &BlobPath) -> Result<(), UploadError> {
+        Ok(self.client.delete(&self.client.key(path.as_str())).await?)
+    }
+
     /// The bytes at `path`, if something is there.
     ///
     /// # Errors

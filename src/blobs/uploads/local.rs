@@ -54,7 +54,11 @@ impl LocalUploads {
         Self(root.into())
     }
 
-    fn upload(&self, uuid: &str) -> Result<PathBuf, UploadError> {
+    pub(super) fn root(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn upload(&self, uuid: &str) -> Result<PathBuf, UploadError> {
         let path = BlobPath::upload(uuid);
         let path = path.ok_or_else(|| UploadError::Invalid(format!("{uuid:?} is no uuid")))?;
         Ok(path.below(&self.0))
@@ -366,14 +370,14 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// What is gone already is no error.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> Result<T, UploadError> {

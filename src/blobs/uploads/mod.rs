@@ -1,6 +1,7 @@
 //! The bytes of uploads, where Quay's drivers keep them: either runtime goes on with what the other
 //! has begun (contract §5.4).
 
+mod leftovers;
 mod local;
 
 use std::fs::File;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use sha2::{Digest as _, Sha256};
 
+pub use leftovers::{OldFile, UploadFile};
 pub use local::LocalUploads;
 use local::{LocalAppender, LocalCopy};
 

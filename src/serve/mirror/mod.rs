@@ -4,6 +4,7 @@
 
 mod first_start;
 mod folder;
+mod garbage;
 mod names;
 
 use std::io;
@@ -14,6 +15,7 @@ use rustls::ServerConfig;
 
 pub use first_start::FirstStart;
 pub use folder::Folder;
+pub(super) use garbage::collect;
 pub use names::{Hostname, NameError, Username};
 
 use self::folder::State;
