@@ -12,10 +12,13 @@ use crate::oci::Digest;
 const NAMES: usize = 100;
 
 impl Run<'_> {
-    /// In folders alone: what a bucket has is not listed.
+    /// In our own folder alone.
     pub(super) async fn leftovers(&mut self) -> Result<(), CatalogError> {
         let pushes = self.collector.pushes.clone();
         for (location, storage) in pushes.locations() {
+            if !storage.is_below(&self.collector.folder) {
+                continue;
+            }
             // What has just been put there is about to get its row.
             let before = ago(self.collector.rules.temp_tag_expiration);
             for first in 0..=u8::MAX {

@@ -10,6 +10,7 @@ mod run;
 mod steps;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Collector {
     pushes: Pushes,
     rules: config::Push,
     uploads_after: Duration,
+    /// Where everything is the registry's own: a storage elsewhere may have other users.
+    folder: PathBuf,
     metrics: Arc<Metrics>,
 }
 
@@ -54,10 +57,11 @@ pub struct Report {
 }
 
 impl Collector {
-    /// Of what `pushes` have left behind.
+    /// Of what `pushes` have left behind; files that no row names are looked for below the folder of
+    /// the configuration alone.
     pub fn new(catalog: Catalog, pushes: Pushes, config: &Config, metrics: Arc<Metrics>) -> Self {
         let (rules, uploads_after) = (config.push.clone(), config.garbage.uploads_after);
-        Self { catalog, pushes, rules, uploads_after, metrics }
+        Self { catalog, pushes, rules, uploads_after, folder: config.dir.clone(), metrics }
     }
 
     /// Keeps what is deleted for as long as `DEFAULT_TAG_EXPIRATION` says, in every namespace.

@@ -248,9 +248,13 @@ async fn a_lock_that_came_too_late_is_released() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_go_on_without_redis() {
     let metrics = Arc::default();
-    let nowhere = BlobLocks::new(None, &metrics).hold(&digest()).await;
-    assert_eq!((nowhere.state(), nowhere.is_held()), (LockState::NoRedis, false));
-    nowhere.release().await;
+    // None is configured: the lock is one of this process.
+    let (own, digest) = (BlobLocks::new(None, &metrics), digest());
+    let lock = own.hold(&digest).await;
+    assert_eq!((lock.state(), lock.is_held()), (LockState::Held, true));
+    let waits = own.hold(&digest);
+    let released = async { lock.release().await };
+    assert!(futures_util::future::join(waits, released).await.0.is_held());
 
     let redis = Redis::start();
     let (locks, port) = (Locks::on(&redis), redis.port);

@@ -29,6 +29,13 @@ pub enum UploadFile {
 }
 
 impl Uploads {
+    /// Whether it is a folder in `folder`, links resolved.
+    pub fn is_below(&self, folder: &Path) -> bool {
+        let Self::Local(local) = self else { return false };
+        let resolved = (local.root().canonicalize(), folder.canonicalize());
+        matches!(resolved, (Ok(root), Ok(folder)) if root.starts_with(&folder))
+    }
+
     /// Removes a blob's bytes. What is gone already is no error.
     pub async fn remove(&self, path: &BlobPath) -> Result<(), UploadError> {
         match self {
