@@ -128,7 +128,7 @@ fn every_metric_and_label_is_one_that_we_tell() {
             assert!(all.contains(label), "nothing has a label {label}: {expression} {called}");
         }
     }
-    assert!(expressions.len() > 30 && checked > 30, "{} {checked}", expressions.len());
+    assert!(expressions.len() > 30 && checked > 20, "{} {checked}", expressions.len());
 }
 
 fn promtool(arguments: &[&str], file: &str) -> Output {

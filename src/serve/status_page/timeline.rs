@@ -136,7 +136,7 @@ mod tests {
         let ago = |seconds: u64| Flip {
             at_ms: (1_800_000_000 - seconds) * 1000,
             id: "V2_PULL".to_owned(),
-            owner: if seconds % 2 == 0 { "rust" } else { "python" }.to_owned(),
+            owner: if seconds.is_multiple_of(2) { "rust" } else { "python" }.to_owned(),
             reason: "capability".to_owned(),
         };
         let flips = vec![ago(7_200), ago(3_601), ago(600)];
