@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::apply::Bundle;
+use super::certificate;
 use super::facts::Facts;
 use super::gate::nginx_test;
 use super::ini::Ini;
@@ -14,7 +15,7 @@ use super::run_folder::{RunFolder, RunFolderError};
 use super::splice::splice;
 use super::sqlite_file;
 use super::supervisord;
-use super::tree::Pristine;
+use super::tree::{Pristine, Tree};
 use super::xmlrpc::{Supervisor, SupervisorError};
 
 /// One thing that was looked at.
@@ -67,6 +68,9 @@ impl Bundle {
             },
         ));
         checks.push(check("writable", self.writable()));
+        let certificate = self.programs.config.join("ssl.cert");
+        let holds = certificate::holds(&certificate, SystemTime::now());
+        checks.extend(holds.map(|holds| check("certificate", holds)));
         for (index, root) in &self.blob_roots {
             checks.push(check("storage", storage(*index, root)));
         }
@@ -168,6 +172,24 @@ impl Bundle {
                 .map_err(|error| format!("{}: {error}; mount it writable", folder.display()))?;
         }
         Ok("the generated files can be replaced".to_owned())
+    }
+}
+
+impl Tree {
+    /// Whether our edits fit into the files that Quay generated.
+    ///
+    /// # Errors
+    /// With what does not, in words.
+    pub fn anchors(&self) -> Result<String, String> {
+        let quay = Pristine::read(self).map_err(|error| error.to_string())?;
+        let found = anchors(&quay)?;
+        let programs =
+            Ini::parse(&quay.supervisord).map_err(|error| format!("supervisord.conf: {error}"))?;
+        let count = programs.programs().count();
+        match programs.program("nginx", "command") {
+            Some(_) => Ok(format!("{found}; {count} programs")),
+            None => Err("supervisord.conf has no program nginx".to_owned()),
+        }
     }
 }
 

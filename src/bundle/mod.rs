@@ -5,6 +5,7 @@
 //! reload; what can be ours at all is an input ([`Routing`]).
 
 mod apply;
+mod certificate;
 mod doctor;
 mod facts;
 mod files;

@@ -171,8 +171,17 @@ impl Tree {
         self.quay_conf.join("nginx")
     }
 
-    pub(super) fn pristine(&self) -> PathBuf {
+    /// Where copies of Quay's files are kept while they have our edits.
+    pub fn pristine(&self) -> PathBuf {
         self.quay_conf.join(PRISTINE)
+    }
+
+    /// Whether the files that Quay generated have our edits, or copies of them are kept.
+    pub fn is_edited(&self) -> bool {
+        let is_spliced = |edited: &Edited| {
+            fs::read_to_string(edited.path(self)).is_ok_and(|text| edited.is_spliced(&text))
+        };
+        self.pristine().exists() || Edited::ALL.iter().any(is_spliced)
     }
 
     /// Ours, beside Quay's.

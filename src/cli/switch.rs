@@ -1,12 +1,13 @@
 //! `quay switch …`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use quay_sidecar::serve::TcpListen;
 use quay_sidecar::serve::owner::{self, Line, Status, declared, naming};
+use quay_sidecar::serve::{TcpListen, systemd};
 use quay_sidecar::switches::{
     Assignment, Hindrances, Naming, Problem, Resolver, Router, SetError, Written, catalogue, set,
 };
@@ -277,7 +278,14 @@ impl Watch {
         let installation = self.quay.installation();
         let logging = installation.config.as_ref().map(|config| &config.logging);
         logs::start(logging.is_some_and(|l| l.json), logging.is_some_and(|l| l.debug));
-        let watched = owner::watch(installation, self.admin_listen.0);
+        let run = installation.paths.run.clone();
+        let watched = async move {
+            let beat = tokio::spawn(tell_systemd(run));
+            let watched = owner::watch(installation, self.admin_listen.0).await;
+            beat.abort();
+            systemd::stopping();
+            watched
+        };
         match actix_web::rt::System::new().block_on(watched) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -286,4 +294,13 @@ impl Watch {
             }
         }
     }
+}
+
+/// The watcher is ready when it has written a status, and alive while it writes it anew.
+async fn tell_systemd(run: PathBuf) {
+    while Status::read(&run).is_none() {
+        tokio::time::sleep(LOOK).await;
+    }
+    systemd::ready();
+    systemd::beat(async move || Status::read(&run).is_some()).await;
 }

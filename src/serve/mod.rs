@@ -8,6 +8,7 @@ mod listen;
 pub mod mirror;
 pub mod owner;
 mod registryd;
+pub mod systemd;
 
 pub use certificate::CertificateError;
 pub use listen::{Address, Listen, ListenError, TcpListen};

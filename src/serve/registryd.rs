@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::admin;
 use super::health::Health;
 use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError};
+use super::systemd;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
@@ -94,6 +95,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
         let (socket, address) = listen.address.bind()?;
         bound.push((socket, address, listen.nginx));
     }
+    // Clients' own way in, where that is not HTTPS.
+    let seen = bound.first().filter(|_| options.https.is_none()).map(|(_, at, _)| at.clone());
     let closers =
         bound.iter().map(|(socket, ..)| socket.closer()).collect::<Result<Vec<_>, _>>()?;
     let (admin, admin_address) = admin_server(&parts, options.admin)?;
@@ -106,6 +109,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     }
     println!("admin listening on {admin_address}");
     println!("listening {} ms after the start", options.began.elapsed().as_millis());
+    let seen = seen.unwrap_or(admin_address);
 
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
     let admin_handle = admin.handle();
@@ -115,6 +119,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
         running.spawn(server);
     }
 
+    systemd::ready();
+    let beat = tokio::spawn(systemd::beat(async move || systemd::answers(&seen).await));
     let in_flight = parts.shared.in_flight.clone();
     tokio::select! {
         name = stop_signal() => tracing::info!(signal = name?, "draining"),
@@ -123,6 +129,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
             return Err(ServeError::Setting("a listener ended by itself".to_owned()));
         }
     }
+    beat.abort();
+    systemd::stopping();
     let forced = drain_requests(&in_flight, &handles, closers, drain).await;
     admin_handle.stop(false).await;
     while running.join_next().await.is_some() {}
