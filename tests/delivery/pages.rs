@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::site::{Site, differences, may_run, snapshot};
-use super::standin::{self, Release, program, run};
+use super::standin::{self, Image, Release, program, run};
 use crate::bundle::backend::Backend;
 use crate::bundle::http::Client;
 use crate::bundle::quay::{Quay, Variant};
@@ -214,8 +214,8 @@ fn image() {
     fs::copy(program(), context.path().join("quay")).unwrap();
     let site = Site::new(standin::image(Release::Known), None);
     fs::copy(site.path().join("podman"), programs.path().join("podman")).unwrap();
-    let name = format!("localhost/quay-sidecar-test-{}-page", std::process::id());
-    let _at_exit = AtExit::run(format!("podman rmi -f {name} >/dev/null 2>&1"));
+    let built = Image::named("page");
+    let name = built.name();
     let mut said = String::new();
     for line in page("image.md") {
         let here = line

@@ -62,12 +62,23 @@ pub fn derived() -> &'static str {
     &DERIVED.name
 }
 
-struct Image {
+pub struct Image {
     name: String,
     _at_exit: AtExit,
 }
 
 impl Image {
+    /// One that this process makes, or has made: it goes with the process.
+    pub fn named(name: &str) -> Image {
+        let name = format!("localhost/quay-sidecar-test-{}-{name}", std::process::id());
+        let _at_exit = AtExit::run(format!("podman rmi -f {name} >/dev/null 2>&1"));
+        Image { name, _at_exit }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn of(release: Release) -> Image {
         static BASE: LazyLock<Image> = LazyLock::new(Image::base);
         let context = Folder::new();
@@ -85,12 +96,17 @@ impl Image {
     }
 
     fn build(name: &str, file: &Path, context: &Path, more: &[&str]) -> Image {
-        let name = format!("localhost/quay-sidecar-test-{}-{name}", std::process::id());
-        let _at_exit = AtExit::run(format!("podman rmi -f {name} >/dev/null 2>&1"));
+        let image = Image::named(name);
         let mut build = Command::new("podman");
-        build.args(["build", "--quiet", "--pull=never", "-t", &name]).args(more);
+        build.args(["build", "--quiet", "--pull=never", "-t", &image.name]).args(more);
         run(build.arg("-f").arg(file).arg(context));
-        Image { name, _at_exit }
+        image
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("podman").args(["rmi", "-f", &self.name]).output();
     }
 }
 
