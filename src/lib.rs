@@ -1,7 +1,7 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
+//! `serve`, `registry`, `mirroring`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
 //! `config`, `telemetry`, `oci`, `rounds`.
 
 pub mod audit;
@@ -11,6 +11,7 @@ pub mod bundle;
 pub mod catalog;
 pub mod config;
 pub mod events;
+pub mod mirroring;
 pub mod oci;
 pub mod push;
 pub mod registry;

@@ -7,6 +7,7 @@ mod database;
 mod db_params;
 mod db_uri;
 mod environment;
+mod mirroring;
 mod model_cache;
 mod push;
 mod reader;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
+pub use mirroring::Mirroring;
 pub use model_cache::{MemcachedAddress, ModelCache};
 pub use push::Push;
 pub use redis::{Events, Redis, RedisAddress};
@@ -32,7 +34,7 @@ pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use s3::{S3, S3Uploads, SignatureVersion};
 pub use secret::Secret;
 pub use settings::{Audit, Auth, Features, InstanceKeys, Logging, Restricted, Server};
-pub use sidecar::Sidecar;
+pub use sidecar::{MirrorEngine, Sidecar};
 pub use storage::{Location, Storage};
 
 use reader::Reader;
@@ -61,6 +63,8 @@ pub struct Config {
     pub audit: Audit,
     /// What pushes are held to.
     pub push: Push,
+    /// Repositories that follow other registries.
+    pub mirroring: Mirroring,
     /// Whom Redis tells what.
     pub events: Events,
     /// Where Python keeps what a write may make stale.
@@ -103,6 +107,7 @@ impl Config {
             features: settings::features(r),
             audit: settings::audit(r),
             push: push::read(r),
+            mirroring: mirroring::read(r),
             events: redis::events(r),
             model_cache: model_cache::model_cache(r),
             logging: settings::logging(r),

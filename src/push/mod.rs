@@ -4,11 +4,13 @@
 mod alone;
 mod body;
 mod commit;
+mod follow_up;
 mod manifests;
 mod steps;
 mod uploads;
 
 pub use body::{Body, BodyError};
+pub use follow_up::FollowUp;
 pub use manifests::{Body as ManifestBody, ManifestPushError, Pushed, Target};
 pub use steps::{MANIFEST_STEPS, STEPS};
 pub use uploads::{ContentRange, Open, Pushes};
