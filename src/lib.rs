@@ -2,7 +2,7 @@
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
 //! `serve`, `registry`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
-//! `config`, `telemetry`, `oci`, `rounds`.
+//! `config`, `telemetry`, `upstream`, `oci`, `rounds`.
 
 pub mod audit;
 pub mod auth;
@@ -18,3 +18,4 @@ pub mod rounds;
 pub mod serve;
 pub mod switches;
 pub mod telemetry;
+pub mod upstream;

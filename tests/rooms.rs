@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "serve",
     "registry",
     "push",
@@ -19,6 +19,7 @@ const ROOMS: [&str; 14] = [
     "blobs",
     "config",
     "telemetry",
+    "upstream",
     "oci",
     "rounds",
 ];
