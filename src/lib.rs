@@ -1,8 +1,8 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `mirroring`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
-//! `config`, `telemetry`, `oci`, `rounds`.
+//! `serve`, `registry`, `mirroring`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`,
+//! `blobs`, `config`, `telemetry`, `upstream`, `oci`, `rounds`.
 
 pub mod audit;
 pub mod auth;
@@ -19,3 +19,4 @@ pub mod rounds;
 pub mod serve;
 pub mod switches;
 pub mod telemetry;
+pub mod upstream;

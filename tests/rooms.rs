@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 16] = [
     "serve",
     "registry",
+    "mirroring",
     "push",
     "bundle",
     "switches",
@@ -19,6 +20,7 @@ const ROOMS: [&str; 14] = [
     "blobs",
     "config",
     "telemetry",
+    "upstream",
     "oci",
     "rounds",
 ];

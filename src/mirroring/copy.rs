@@ -110,7 +110,7 @@ impl Job<'_> {
     }
 
     async fn head(&self, tag: &str) -> Result<Head, SyncError> {
-        let reference = Reference::Tag(tag.to_owned());
+        let reference = Reference::tag(tag).ok_or_else(|| no_tag(tag))?;
         self.until_told(async { Ok(self.source.head(&reference).await?) }).await
     }
 
@@ -256,6 +256,11 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// A name that no tag can have, of this registry or by the protocol.
+pub(super) fn no_tag(tag: &str) -> SyncError {
+    SyncError::Refused(format!("{tag:?}: no tag can have this name"))
 }
 
 pub(super) fn parse(fetched: &FetchedManifest) -> Result<PushedManifest, SyncError> {

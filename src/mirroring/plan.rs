@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::SyncError;
 use super::claim::ROUTE;
-use super::copy::parse;
+use super::copy::{no_tag, parse};
 use super::settings::Settings;
 use super::Parts;
 use crate::catalog::Mirror;
@@ -61,7 +61,8 @@ pub async fn plan(parts: &Parts, mirror: &Mirror) -> Result<Plan, SyncError> {
         alive.iter().map(|tag| (tag.name.as_str(), tag.digest.as_str())).collect();
     let mut look = Look { parts, mirror, source, settings, seen: HashSet::new() };
     for tag in &matching {
-        let head = look.source.head(&Reference::Tag(tag.clone())).await?;
+        let reference = Reference::tag(tag).ok_or_else(|| no_tag(tag))?;
+        let head = look.source.head(&reference).await?;
         if here.get(tag.as_str()) == Some(&head.digest.as_str()) {
             plan.unchanged += 1;
             continue;

@@ -66,15 +66,14 @@ impl Settings {
                 .map_err(|error| json("architecture_filter", error))?
                 .unwrap_or_default(),
         };
-        let allowed_hosts = AllowedHosts::parse(&config.mirroring.allowed_hosts)
-            .map_err(|error| SyncError::Settings(format!("SSRF_ALLOWED_HOSTS: {error}")))?;
+        let allowed = config.mirroring.allowed_hosts.iter().map(String::as_str);
         let source = SourceName::parse(&mirror.external_reference)?;
         let options = Options {
             credentials: credentials(mirror, key)?,
             verify_tls: registry.verify_tls.unwrap_or(true),
             proxy: registry.proxy.map(ProxyConfig::read).unwrap_or_default().or(&environment()),
             extra_roots: roots(&config.dir, source.authority()),
-            allowed_hosts,
+            allowed_hosts: AllowedHosts::parse(allowed),
             operation_timeout: Duration::from_secs(
                 u64::try_from(mirror.timeout_s).unwrap_or_default().max(1),
             ),

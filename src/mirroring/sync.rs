@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::blobs::InFlight;
 use super::claim::{Claim, Ending, ROUTE, Stop};
-use super::copy::{Copied, client};
+use super::copy::{Copied, client, no_tag};
 use super::log::Log;
 use super::policy::Policy;
 use super::settings::Settings;
@@ -184,7 +184,7 @@ async fn fill(
         catalog: &parts.catalog,
         mirror,
         options: &settings.options,
-        host: settings.options.source.authority(),
+        host: mirror.external_reference.split('/').next().unwrap_or_default(),
         architectures: &settings.architectures,
         unsigned_images: settings.unsigned_images,
         source,
@@ -351,7 +351,7 @@ impl Job<'_> {
         }
         let copied = match is_tag(tag) {
             true => self.by_engine(tag).await,
-            false => Err(SyncError::Refused(format!("{tag:?}: no tag can have this name here"))),
+            false => Err(no_tag(tag)),
         };
         match &copied {
             Ok(copied) => log.tag_copied(tag, &copied.describe()).await?,

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::health::Health;
 
 /// The content type of Prometheus' text format, as OpenMetrics names it.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Registers the admin routes.
 pub fn configure(service: &mut ServiceConfig) {
