@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod manifests;
 mod mirror;
+mod mirroring;
 mod owner;
 mod passthrough;
 mod pulls;

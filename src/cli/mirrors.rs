@@ -129,6 +129,13 @@ impl SyncNow {
                 serde_json::json!({
                     "tags": tags, "copied": moved, "unchanged": unchanged, "deleted": deleted,
                     "failed": failed, "error": outcome.not_begun,
+                    "requests": {
+                        "tags": outcome.asked.tag_pages, "head": outcome.asked.heads,
+                        "manifest": outcome.asked.manifests, "blob": outcome.asked.blobs,
+                        "token": outcome.asked.tokens, "referrers": outcome.asked.referrers,
+                    },
+                    "fetched_bytes": outcome.asked.bytes_received,
+                    "linked_bytes": outcome.linked_bytes,
                 })
             );
         } else {

@@ -188,7 +188,7 @@ impl Metrics {
         ] {
             self.requests.get_or_create(&Request { kind }).inc_by(count);
         }
-        self.bytes.inc_by(counts.bytes);
+        self.bytes.inc_by(counts.bytes_received);
         self.linked.inc_by(linked);
     }
 

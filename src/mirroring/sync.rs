@@ -18,10 +18,10 @@ use super::settings::Settings;
 use super::{Parts, Progress, SyncError};
 use crate::audit::Client;
 use crate::auth::Identity;
-use crate::catalog::{AliveTag, Catalog, Change, Entity, Mirror, SyncStatus};
+use crate::catalog::{AliveTag, Catalog, Change, Entity, Mirror, Standing, SyncStatus};
 use crate::config::MirrorEngine;
 use crate::oci::{Digest, cosign_tags, is_tag};
-use crate::upstream::{Options, Source};
+use crate::upstream::{Counts, Options, Source};
 
 /// Tags at once: most are one request, and the source's host bounds those anyway.
 const TAGS: usize = 8;
@@ -46,6 +46,10 @@ pub struct Outcome {
     pub ending: Option<Ending>,
     /// Why nothing was begun at all.
     pub not_begun: Option<String>,
+    /// What was asked of the source.
+    pub asked: Counts,
+    /// Bytes of blobs that were here already and were linked.
+    pub linked_bytes: u64,
     reason: Option<&'static str>,
 }
 
@@ -75,6 +79,7 @@ pub(super) struct Job<'a> {
     pub(super) slots: Semaphore,
     pub(super) client: Client,
     pub(super) stop: Stop,
+    claim: &'a Claim,
     engine: MirrorEngine,
 }
 
@@ -195,12 +200,13 @@ async fn fill(
         slots: Semaphore::new(SLOTS),
         client: client(),
         stop,
+        claim,
         engine,
     };
-    let outcome = job.copy_all(&matching, log).await?;
-    let linked = progress.snapshot().linked_bytes;
-    parts.metrics.asked(&job.source.counts(), linked);
-    Ok(outcome)
+    let copied = job.copy_all(&matching, log).await;
+    let (asked, linked_bytes) = (job.source.counts(), progress.snapshot().linked_bytes);
+    parts.metrics.asked(&asked, linked_bytes);
+    Ok(Outcome { asked, linked_bytes, ..copied? })
 }
 
 /// What copies this mirror: skopeo alone can verify signatures.
@@ -272,9 +278,12 @@ impl Job<'_> {
         until_told(&self.stop, work).await
     }
 
-    /// Whether the mirror's robot may still write.
+    /// Whether the mirror is still ours, and its robot may still write.
     pub(super) async fn may_write(&self) -> Result<(), SyncError> {
-        may_write(self.parts, self.mirror).await
+        match self.claim.standing().await? {
+            Standing::Ours => may_write(self.parts, self.mirror).await,
+            Standing::Cancelled | Standing::Lost => Err(SyncError::Ended),
+        }
     }
 
     /// The robot's token, for skopeo.
@@ -290,7 +299,7 @@ impl Job<'_> {
 
     async fn copy_all(&self, tags: &[String], log: &Log<'_>) -> Result<Outcome, SyncError> {
         let mut outcome = Outcome { tags: tags.len(), ..Outcome::default() };
-        let (mut moved, mut kept) = (Vec::new(), HashSet::new());
+        let (mut moved, mut kept, mut ended) = (Vec::new(), HashSet::new(), false);
         let copies = tags.iter().map(|tag| async move { (tag, self.one(tag, log).await) });
         let mut copies = futures_util::stream::iter(copies).buffer_unordered(TAGS);
         while let Some((tag, copied)) = copies.next().await {
@@ -310,7 +319,7 @@ impl Job<'_> {
                     outcome.unchanged += 1;
                     self.progress.tag_done(false, false);
                 }
-                Err(SyncError::Ended) => {}
+                Err(SyncError::Ended) => ended = true,
                 Err(error) => {
                     outcome.reason.get_or_insert(error.reason());
                     outcome.failed.push((tag.clone(), error.to_string()));
@@ -321,7 +330,10 @@ impl Job<'_> {
             self.parts.metrics.pending(&self.mirror.name, left);
         }
         outcome.failed.sort_unstable();
-        outcome.ending = self.stop.now();
+        outcome.ending = match ended {
+            true => Some(self.stop.ending().await),
+            false => self.stop.now(),
+        };
         match outcome.ending {
             Some(Ending::Cancelled) => log.cancelled(tags).await?,
             Some(Ending::Lost | Ending::Stopping) => {}

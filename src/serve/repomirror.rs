@@ -209,7 +209,7 @@ async fn work(mirrors: &Mirrors, mut stopping: watch::Receiver<bool>) {
                     let progress = Arc::new(Progress::new(&name));
                     running.with(|all| all.insert(name.to_string(), progress.clone()));
                     let (parts, running) = (parts.clone(), running.clone());
-                    syncs.spawn(async move {
+                    syncs.spawn_local(async move {
                         mirroring::sync(&parts, claim, &progress).await;
                         running.with(|all| all.remove(&name.to_string()));
                     });
