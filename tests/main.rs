@@ -22,3 +22,4 @@ mod support;
 mod switches;
 mod tokens;
 mod uploads;
+mod upstream;
