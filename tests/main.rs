@@ -23,3 +23,4 @@ mod support;
 mod switches;
 mod tokens;
 mod uploads;
+mod upstream;
