@@ -82,9 +82,12 @@ impl Auth {
         sent: Option<&HeaderValue>,
     ) -> Result<(), UpstreamError> {
         let mut state = self.0.lock().await;
-        if let State::Bearer { token: Some(token), .. } = &*state
-            && sent != Some(&token.header)
-        {
+        let known = match &*state {
+            State::Nothing => None,
+            State::Basic => asker.basic(),
+            State::Bearer { token, .. } => token.as_ref().map(|token| token.header.clone()),
+        };
+        if known.is_some() && known.as_ref() != sent {
             // Somebody else was quicker.
             return Ok(());
         }
