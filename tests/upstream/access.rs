@@ -257,19 +257,16 @@ async fn answers_of_a_token_service_that_are_none() {
         assert_eq!(error.fault(), fault, "{body}: {error}");
         assert!(error.to_string().contains("GET token to pull demo/private"), "{error}");
     }
-    // One that is about to expire is not used twice.
-    for _ in 0..2 {
-        service.fail(
-            "",
-            1,
-            Fault::Answer("200 OK", "", r#"{"access_token": "x", "expires_in": 0}"#),
-        );
+    // One that is about to expire is not used twice, one that does not say it is.
+    for (expires_in, tokens) in [("0", 2), ("\"soon\"", 1)] {
+        let body = format!(r#"{{"access_token": "x", "expires_in": {expires_in}}}"#);
+        service.fail("", tokens, Fault::Say("200 OK", String::new(), body));
+        let asks = it.challenge(&realm);
+        it.proxy.fail("/v2/", 1, Fault::Say("401 Unauthorized", asks, String::new()));
+        it.proxy.fail("Bearer x", 2, Fault::Answer("200 OK", "", r#"{"tags": []}"#));
+        let source = it.source();
+        source.tags().await.unwrap();
+        source.tags().await.unwrap();
+        assert_eq!(source.counts().tokens, tokens as u64);
     }
-    let asks = it.challenge(&realm);
-    it.proxy.fail("/v2/", 1, Fault::Say("401 Unauthorized", asks, String::new()));
-    it.proxy.fail("Bearer x", 2, Fault::Answer("200 OK", "", r#"{"tags": []}"#));
-    let source = it.source();
-    source.tags().await.unwrap();
-    source.tags().await.unwrap();
-    assert_eq!(source.counts().tokens, 2);
 }
