@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, Url};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -82,9 +83,12 @@ impl Auth {
         sent: Option<&HeaderValue>,
     ) -> Result<(), UpstreamError> {
         let mut state = self.0.lock().await;
-        if let State::Bearer { token: Some(token), .. } = &*state
-            && sent != Some(&token.header)
-        {
+        let known = match &*state {
+            State::Nothing => None,
+            State::Basic => asker.basic(),
+            State::Bearer { token, .. } => token.as_ref().map(|token| token.header.clone()),
+        };
+        if known.is_some() && known.as_ref() != sent {
             // Somebody else was quicker.
             return Ok(());
         }
@@ -159,7 +163,8 @@ impl Asker<'_> {
         let mut header = HeaderValue::from_str(&format!("Bearer {text}"))
             .map_err(|_| malformed("a token that no header can hold"))?;
         header.set_sensitive(true);
-        let lifetime = read.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
+        let lifetime = read.expires_in.as_ref().and_then(Value::as_u64);
+        let lifetime = lifetime.map_or(DEFAULT_LIFETIME, Duration::from_secs);
         // A tenth is kept in hand for requests that take their time to arrive.
         let usable = lifetime.min(Duration::from_secs(86_400)).mul_f64(0.9);
         Ok(Token { header, until: began + usable })
@@ -191,6 +196,6 @@ pub(super) const SET: &str = "set the mirror's user name and password";
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Seconds.
-    expires_in: Option<u64>,
+    /// Seconds; whatever else is here is no reason to refuse the token.
+    expires_in: Option<Value>,
 }

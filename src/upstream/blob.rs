@@ -60,7 +60,6 @@ impl Source {
 impl BlobStream {
     /// The same, with an error in place of the end where the bytes are not those of the digest. A
     /// stream that does not begin at the first byte cannot be verified: it ends with that error.
-    #[must_use]
     pub fn verified(self) -> impl Stream<Item = Result<Bytes, UpstreamError>> + Send {
         stream::unfold(Some(self), |stream| async move {
             let mut stream = stream?;
@@ -271,7 +270,25 @@ fn content_range(header: &str) -> Option<(u64, Option<u64>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::content_range;
+    use super::super::{Options, SourceName};
+    use super::*;
+
+    /// A registry that sends a byte now and then does not keep us for ever.
+    #[test]
+    fn what_came_earns_time() {
+        let source = SourceName::parse("registry.example/a/b").unwrap();
+        let options = Options { plain_http: true, ..Options::new(source) };
+        let operation = options.operation_timeout;
+        let digest = Digest::of_sha256(&[0; 32]);
+        let mut download = Download::new(Source::open(options).unwrap(), &digest, None, 0);
+        assert_eq!(download.left(), operation);
+        download.waited = operation;
+        assert_eq!(download.left(), Duration::ZERO);
+        download.received = 10 * SLOWEST;
+        assert_eq!(download.left(), Duration::from_secs(10));
+        download.waited += Duration::from_secs(11);
+        assert_eq!(download.left(), Duration::ZERO);
+    }
 
     #[test]
     fn content_ranges() {

@@ -218,6 +218,7 @@ impl Client {
                 .after(delay)
                 .remedy("mirror less often, or with credentials that may pull more"),
             StatusCode::REQUEST_TIMEOUT => error(Fault::Timeout),
+            StatusCode::NOT_IMPLEMENTED => error(Fault::Source),
             status if status.is_server_error() || !answer.at_home => {
                 error(Fault::Source).retryable().after(delay)
             }

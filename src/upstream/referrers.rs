@@ -1,5 +1,7 @@
 //! What refers to a manifest: signatures, attestations, bills of materials.
 
+use std::collections::HashSet;
+
 use reqwest::Method;
 
 use super::counts::Kind;
@@ -14,6 +16,7 @@ const INDEX: &str = ManifestType::OciIndex.as_str();
 /// Bytes of one page.
 const LONGEST_PAGE: usize = 4 * 1024 * 1024;
 const MOST_PAGES: usize = 100;
+const MOST_REFERRERS: usize = 10_000;
 
 /// The next page's path, behind the descriptors of one.
 type Page = (Vec<Descriptor>, Option<String>);
@@ -23,22 +26,20 @@ impl Source {
     /// a registry has none, by the tag that stands for it (distribution-spec 1.1, "Referrers Tag
     /// Schema"). None for a manifest that is not there.
     pub async fn referrers(&self, digest: &Digest) -> Result<Vec<Descriptor>, UpstreamError> {
-        let listed = match self.listed(digest).await {
-            Ok(Some(listed)) => listed,
-            Ok(None) => self.tagged(digest).await?,
-            // Old registries route it nowhere, or take it for something else.
-            Err(error) if matches!(error.status(), Some(400 | 404 | 405 | 501)) => {
-                self.tagged(digest).await?
+        let listing = async {
+            match self.listed(digest).await {
+                Ok(Some(listed)) => Ok(listed),
+                Ok(None) => self.tagged(digest).await,
+                // Old registries route it nowhere, or take it for something else.
+                Err(error) if matches!(error.status(), Some(400 | 404 | 405 | 501)) => {
+                    self.tagged(digest).await
+                }
+                Err(error) => Err(error),
             }
-            Err(error) => return Err(error),
         };
-        let mut referrers: Vec<Descriptor> = Vec::new();
-        for descriptor in listed {
-            if !referrers.iter().any(|known| known.digest == descriptor.digest) {
-                referrers.push(descriptor);
-            }
-        }
-        Ok(referrers)
+        let listed = self.in_time(listing).await?;
+        let mut seen = HashSet::new();
+        Ok(listed.into_iter().filter(|one| seen.insert(one.digest.clone())).collect())
     }
 
     /// By the API, or `None` where its answer is not one of the API.
@@ -52,11 +53,12 @@ impl Source {
             let Some((page, next)) = page else { return Ok(None) };
             descriptors.extend(page);
             match next {
-                Some(next) => path = next,
+                Some(next) if descriptors.len() <= MOST_REFERRERS => path = next,
+                Some(_) => break,
                 None => return Ok(Some(descriptors)),
             }
         }
-        let reason = format!("more than {MOST_PAGES} pages");
+        let reason = format!("more than {MOST_REFERRERS} referrers or {MOST_PAGES} pages");
         Err(UpstreamError::new(Fault::Source, self.name().authority(), &ask.what, reason))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::auth::{Asker, Auth};
 use super::counts::Kind;
@@ -85,7 +85,15 @@ impl Source {
                 sleep(pause).await;
             }
         };
-        let outcome = timeout_at(deadline, trying).await;
+        self.in_time(trying).await
+    }
+
+    /// Something of several requests, in the time for one operation.
+    pub(super) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let outcome = timeout(self.options().operation_timeout, work).await;
         outcome.unwrap_or_else(|_| Err(self.too_slow()))
     }
 

@@ -15,7 +15,7 @@ const PAGE: usize = 1000;
 const MOST_PAGES: usize = 1000;
 const MOST_TAGS: usize = 200_000;
 /// Bytes of one page: some registries know no pages.
-const LONGEST_PAGE: usize = 32 * 1024 * 1024;
+const LONGEST_PAGE: usize = 8 * 1024 * 1024;
 
 #[derive(Deserialize)]
 struct Page {
@@ -35,11 +35,14 @@ impl Source {
         let ask = self.ask(Kind::Tags, Method::GET, "tags").accept(&["application/json"]);
         let plain = self.path("tags/list");
         let first = format!("{plain}?n={PAGE}");
-        match self.pages(&ask, &first).await {
-            // Some take no number, or no such number.
-            Err(error) if error.status() == Some(400) => self.pages(&ask, &plain).await,
-            tags => tags,
-        }
+        let listing = async {
+            match self.pages(&ask, &first).await {
+                // Some take no number, or no such number.
+                Err(error) if error.status() == Some(400) => self.pages(&ask, &plain).await,
+                tags => tags,
+            }
+        };
+        self.in_time(listing).await
     }
 
     async fn pages(&self, ask: &Ask, first: &str) -> Result<Vec<String>, UpstreamError> {

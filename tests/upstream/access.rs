@@ -61,6 +61,12 @@ async fn by_name_and_password() {
     source.head(&tag("latest")).await.unwrap();
     // Asked once without, and from then on with them.
     assert_eq!((it.proxy.seen(""), it.proxy.seen("authorization: Basic ")), (3, 2));
+    // Many that learn it at once.
+    let source = Source::open(it.options()).unwrap();
+    let asked = (0..8).map(|_| source.tags());
+    for tags in futures_util::future::join_all(asked).await {
+        assert_eq!(tags.unwrap(), ["latest"]);
+    }
     for (credentials, says) in [(None, "wants"), (Some("wrong password"), "refused")] {
         let credentials = credentials.map(|password: &str| Credentials {
             username: "ada".to_owned(),
@@ -208,8 +214,10 @@ async fn a_realm_on_another_host() {
     it.proxy.fail("/v2/", 1, Fault::Say("401 Unauthorized", asks, String::new()));
     let away = format!("Location: http://127.0.0.1:{}/v2/auth\r\n", stranger.port);
     service.fail("", 1, Fault::Say("307 Temporary Redirect", away, String::new()));
-    assert!(it.source().head(&tag("latest")).await.is_err());
-    assert_eq!((service.seen("authorization: Basic"), stranger.seen("authorization")), (1, 0));
+    // It fails there, and is tried again.
+    assert!(it.source().head(&tag("latest")).await.is_ok());
+    assert_eq!((service.seen("authorization: Basic"), stranger.seen("")), (2, 1));
+    assert_eq!(stranger.seen("authorization"), 0);
 }
 
 /// An answer may repeat what it was told; what we say of it does not.
@@ -249,19 +257,16 @@ async fn answers_of_a_token_service_that_are_none() {
         assert_eq!(error.fault(), fault, "{body}: {error}");
         assert!(error.to_string().contains("GET token to pull demo/private"), "{error}");
     }
-    // One that is about to expire is not used twice.
-    for _ in 0..2 {
-        service.fail(
-            "",
-            1,
-            Fault::Answer("200 OK", "", r#"{"access_token": "x", "expires_in": 0}"#),
-        );
+    // One that is about to expire is not used twice, one that does not say it is.
+    for (expires_in, tokens) in [("0", 2), ("\"soon\"", 1)] {
+        let body = format!(r#"{{"access_token": "x", "expires_in": {expires_in}}}"#);
+        service.fail("", tokens, Fault::Say("200 OK", String::new(), body));
+        let asks = it.challenge(&realm);
+        it.proxy.fail("/v2/", 1, Fault::Say("401 Unauthorized", asks, String::new()));
+        it.proxy.fail("Bearer x", 2, Fault::Answer("200 OK", "", r#"{"tags": []}"#));
+        let source = it.source();
+        source.tags().await.unwrap();
+        source.tags().await.unwrap();
+        assert_eq!(source.counts().tokens, tokens as u64);
     }
-    let asks = it.challenge(&realm);
-    it.proxy.fail("/v2/", 1, Fault::Say("401 Unauthorized", asks, String::new()));
-    it.proxy.fail("Bearer x", 2, Fault::Answer("200 OK", "", r#"{"tags": []}"#));
-    let source = it.source();
-    source.tags().await.unwrap();
-    source.tags().await.unwrap();
-    assert_eq!(source.counts().tokens, 2);
 }

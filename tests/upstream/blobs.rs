@@ -48,7 +48,8 @@ async fn a_body_that_stops_coming() {
     options.patience.answer = Duration::from_millis(300);
     let source = Source::open(options).unwrap();
     assert!(fetch(&source, layer).await.unwrap() == layer.bytes);
-    assert_eq!(wanted(&it).len(), 3);
+    // Once more each time that this machine is slower than that.
+    assert!(wanted(&it).len() >= 3);
     assert_eq!(source.counts().bytes_received, layer.bytes.len() as u64);
 }
 

@@ -46,14 +46,14 @@ async fn credentials_stay_at_home() {
     assert_eq!(it.registry.proxy.seen("authorization: Basic"), 5);
     assert_eq!((it.elsewhere.seen(""), it.elsewhere.seen("authorization")), (4, 0));
     assert_eq!((source.counts().redirects, source.counts().retries), (4, 0));
-    // Nor do they come back with an answer that sends us back.
+    // Nor do they come back with an answer that sends us back; which fails, and is tried again.
     it.moves("307 Temporary Redirect", &format!("http://127.0.0.1:{}", it.elsewhere.port));
     let back = format!("Location: http://127.0.0.1:{}{}\r\n", it.registry.proxy.port, it.path());
     it.elsewhere.fail("/blobs/", 1, Fault::Say("307 Temporary Redirect", back, String::new()));
-    let before = it.registry.proxy.seen("authorization");
-    let error = fetch(&source, layer).await.unwrap_err();
-    assert_eq!(it.registry.proxy.seen("authorization"), before + 5, "one for each try");
-    assert_eq!((error.fault(), error.status()), (Whose::Source, Some(401)), "{error}");
+    let before = (it.registry.proxy.seen("/blobs/"), it.registry.proxy.seen("authorization"));
+    assert_eq!(fetch(&source, layer).await.unwrap(), layer.bytes);
+    let after = (it.registry.proxy.seen("/blobs/"), it.registry.proxy.seen("authorization"));
+    assert_eq!((after.0 - before.0, after.1 - before.1), (3, 2));
 }
 
 /// A place that we were sent to may ask, but is told nothing.
@@ -105,7 +105,6 @@ async fn no_way_to_places_that_are_not_allowed() {
     let forbidden = FaultProxy::at("127.0.0.2", it.registry.port).await;
     for place in [
         format!("http://127.0.0.2:{}/", forbidden.port),
-        format!("http://localhost:{}/", forbidden.port),
         format!("http://2130706434:{}/", forbidden.port),
         format!("http://[::ffff:127.0.0.2]:{}/", forbidden.port),
         "http://169.254.169.254/latest/meta-data".to_owned(),

@@ -59,8 +59,9 @@ async fn certificates_are_verified() {
     assert_eq!(source.tags().await.unwrap(), ["latest"]);
     assert_eq!(source.counts().pings, 1);
     // One that has no TLS at all.
-    let plain = Origin::new().await;
-    let secure = Options { plain_http: false, ..plain.options() };
+    let it = Origin::new().await;
+    let plain = options(&format!("127.0.0.1:{}/{REPO}", it.registry.port));
+    let secure = Options { plain_http: false, ..plain };
     let error = Source::open(secure).unwrap().tags().await.unwrap_err();
     assert_eq!(error.fault(), Whose::Tls, "{error}");
 }
@@ -80,7 +81,8 @@ async fn authorities_that_cannot_be_read() {
 #[tokio::test]
 async fn http_where_there_is_no_https() {
     let it = Origin::new().await;
-    let options = Options { plain_http: false, verify_tls: false, ..it.options() };
+    let plain = options(&format!("127.0.0.1:{}/{REPO}", it.registry.port));
+    let options = Options { plain_http: false, verify_tls: false, ..plain };
     let source = Source::open(options).unwrap();
     assert_eq!(source.tags().await.unwrap(), ["latest"]);
     source.head(&tag("latest")).await.unwrap();
