@@ -79,16 +79,18 @@ impl SyncNow {
             eprintln!("quay: {:?} is no repository: write NAMESPACE/REPOSITORY", self.repository);
             return ExitCode::from(EX_USAGE);
         };
-        let mirrors = match Mirrors::new(config) {
-            Ok(mirrors) => mirrors,
-            Err(error) => {
-                eprintln!("quay: {error}");
-                return ExitCode::FAILURE;
-            }
-        };
         actix_web::rt::System::new().block_on(async {
+            let mirrors = match Mirrors::new(config) {
+                Ok(mirrors) => mirrors,
+                Err(error) => {
+                    eprintln!("quay: {error}");
+                    return ExitCode::FAILURE;
+                }
+            };
             let done = match self.dry_run {
-                true => mirrors.plan(&name).await.map(|plan| plan.map(|plan| self.show_plan(&plan))),
+                true => {
+                    mirrors.plan(&name).await.map(|plan| plan.map(|plan| self.show_plan(&plan)))
+                }
                 false => self.sync(&mirrors, &name).await,
             };
             mirrors.finish().await;
