@@ -1,8 +1,8 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `gc`, `push`, `delivery`, `bundle`, `governance`, `switches`, `auth`, `events`,
-//! `audit`, `catalog`, `blobs`, `config`, `telemetry`, `oci`, `rounds`.
+//! `serve`, `registry`, `mirroring`, `gc`, `push`, `delivery`, `bundle`, `governance`, `switches`, `auth`,
+//! `events`, `audit`, `catalog`, `blobs`, `config`, `telemetry`, `upstream`, `oci`, `rounds`.
 
 pub mod audit;
 pub mod auth;
@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod events;
 pub mod gc;
 pub mod governance;
+pub mod mirroring;
 pub mod oci;
 pub mod push;
 pub mod registry;
@@ -21,3 +22,4 @@ pub mod rounds;
 pub mod serve;
 pub mod switches;
 pub mod telemetry;
+pub mod upstream;

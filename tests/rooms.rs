@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 19] = [
     "serve",
     "registry",
+    "mirroring",
     "gc",
     "push",
     "delivery",
@@ -22,6 +23,7 @@ const ROOMS: [&str; 17] = [
     "blobs",
     "config",
     "telemetry",
+    "upstream",
     "oci",
     "rounds",
 ];

@@ -3,6 +3,7 @@
 
 mod batch;
 mod metadata;
+mod mirrored;
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use chrono::Local;
 pub use batch::{AuditError, Batcher};
 use metadata::Metadata;
 pub use metadata::push_string as push_python_string;
+pub use mirrored::Mirrored;
 
 use crate::catalog::{LogRow, Performer, PerformerDetail, Repository};
 use crate::config;
@@ -19,7 +21,7 @@ use crate::oci::RepoName;
 /// Where a request came from, as the log names it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The address, by Quay's rule for proxies.
+    /// The address, by Quay's rule for proxies; empty where nobody asked.
     pub ip: String,
     /// The `User-Agent` header, empty without one.
     pub user_agent: String,

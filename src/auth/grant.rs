@@ -93,7 +93,7 @@ impl Authorizer {
         let mut actions = Vec::new();
         if let Some((repository, identity)) = authority.repository.as_ref().zip(identity) {
             let writes = scope.push && rights.role >= Role::Write;
-            if writes && self.may_push(db, repository, identity).await? {
+            if writes && self.takes_pushes(db, repository, identity).await? {
                 actions.push("push");
             }
         }
@@ -104,6 +104,31 @@ impl Authorizer {
             actions.push("*");
         }
         Ok(Grant::of(scope, actions))
+    }
+
+    /// Whether somebody may push to a repository that is there: what a token request would give
+    /// them. Makes nothing.
+    pub async fn may_push(
+        &self,
+        db: Session<'_>,
+        name: &RepoName,
+        identity: &Identity,
+    ) -> Result<bool, GrantError> {
+        let scope = ScopeRequest {
+            name: name.to_string(),
+            repository: name.clone(),
+            push: true,
+            pull: false,
+            admin: false,
+        };
+        let Some(authority) = self.authority(db, &scope, Some(identity)).await? else {
+            return Ok(false);
+        };
+        let rights = self.rights(&authority, Some(identity));
+        match authority.repository.as_ref().filter(|_| rights.role >= Role::Write) {
+            Some(repository) => self.takes_pushes(db, repository, identity).await,
+            None => Ok(false),
+        }
     }
 
     /// What is known of a scope's namespace, which takes requests here; `None` without one.
@@ -229,7 +254,7 @@ impl Authorizer {
     }
 
     /// By the state of a repository that the caller may write to.
-    async fn may_push(
+    async fn takes_pushes(
         &self,
         db: Session<'_>,
         repository: &ScopedRepository,

@@ -19,7 +19,7 @@ pub struct LogRow {
     pub repository_id: Option<i32>,
     /// Local time, as Quay writes it.
     pub datetime: NaiveDateTime,
-    /// The client's address.
+    /// The client's address; empty, and null in the table, where there is none.
     pub ip: String,
     /// JSON in Python's spelling.
     pub metadata_json: String,
@@ -31,12 +31,12 @@ const INSERT: Sql = Sql {
     postgres: "\
         INSERT INTO logentry3 \
             (kind_id, account_id, performer_id, repository_id, datetime, ip, metadata_json) \
-        SELECT * FROM unnest($1::int4[], $2::int4[], $3::int4[], $4::int4[], $5::timestamp[], \
-            $6::text[], $7::text[])",
+        SELECT k, a, p, r, t, nullif(ip, ''), m FROM unnest($1::int4[], $2::int4[], $3::int4[], \
+            $4::int4[], $5::timestamp[], $6::text[], $7::text[]) AS rows (k, a, p, r, t, ip, m)",
     sqlite: "\
         INSERT INTO logentry3 \
             (kind_id, account_id, performer_id, repository_id, datetime, ip, metadata_json) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        VALUES ($1, $2, $3, $4, $5, nullif($6, ''), $7)",
 };
 
 impl Session<'_> {

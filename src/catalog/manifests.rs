@@ -340,6 +340,7 @@ impl Transaction<'_> {
                 tag: tag.name,
                 lives: obeyed.expires_after.as_deref().and_then(expires_after),
                 immutable: obeyed.immutable.as_deref().is_some_and(is_immutable_label),
+                reversion: false,
             };
             by_policy = self.retarget(&target, now_ms, rules).await?;
         }

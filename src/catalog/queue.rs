@@ -86,7 +86,7 @@ impl Transaction<'_> {
     }
 
     /// Queues' names and bodies.
-    async fn enqueue(&mut self, items: &[(String, String)]) -> Result<(), CatalogError> {
+    pub(super) async fn enqueue(&mut self, items: &[(String, String)]) -> Result<(), CatalogError> {
         if items.is_empty() {
             return Ok(());
         }

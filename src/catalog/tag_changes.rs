@@ -50,6 +50,8 @@ pub(super) struct Target<'a> {
     pub(super) lives: Option<Duration>,
     /// By the label `quay.immutable`.
     pub(super) immutable: bool,
+    /// Whether it goes back to where it was.
+    pub(super) reversion: bool,
 }
 
 /// How often a moment is looked for at which no other tag has ended. They are 1 ms apart.
@@ -72,6 +74,8 @@ const OF_MANIFEST: &str = "\
     JOIN tag t ON t.manifest_id = m.id \
     WHERE m.repository_id = $1 AND m.digest = $2 \
     AND (t.lifetime_end_ms IS NULL OR t.lifetime_end_ms > $3) ORDER BY t.id";
+
+const OF_DIGEST: &str = "SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2";
 
 macro_rules! among {
     ($before:literal, $number:literal $(, $after:literal)?) => {
@@ -115,7 +119,7 @@ const POLICIES: &str = "\
 const INSERT: &str = "\
     INSERT INTO tag (name, repository_id, manifest_id, lifetime_start_ms, lifetime_end_ms, hidden, \
         reversion, immutable, tag_kind_id) \
-    SELECT $1, $2, $3, $4, $5, false, false, $6, k.id FROM tagkind k WHERE k.name = 'tag' \
+    SELECT $1, $2, $3, $4, $5, false, $7, $6, k.id FROM tagkind k WHERE k.name = 'tag' \
     RETURNING id";
 
 macro_rules! insert_temporary {
@@ -201,6 +205,34 @@ impl Session<'_> {
         })
         .await
     }
+
+    /// Points a tag back to the manifest of `digest`; takes it away without one. Returns the digest
+    /// of what it pointed to.
+    pub async fn revert_tag(
+        &self,
+        repository: &Repository,
+        tag: &str,
+        digest: Option<&str>,
+        rules: &config::Push,
+    ) -> Result<Option<String>, TagError> {
+        let Some(digest) = digest else {
+            let deleted = self.delete_tag(repository.id, tag, rules).await?;
+            return Ok(deleted.map(|deleted| deleted.digest));
+        };
+        self.transaction(async |transaction| {
+            let now_ms = transaction.turn(repository.id).await?;
+            let params = [repository.id.into(), tag.into(), now_ms.into()];
+            let rows = transaction.query(CURRENT, &params).await?;
+            let current = rows.first().map(|row| row.get::<Option<String>>(3)).transpose()?;
+            let found = transaction.id(OF_DIGEST, &[repository.id.into(), digest.into()]).await?;
+            let Some(manifest_id) = found else { return Ok(None) };
+            let (lives, immutable, reversion) = (None, false, true);
+            let target = Target { repository, manifest_id, tag, lives, immutable, reversion };
+            transaction.retarget(&target, now_ms, rules).await?;
+            Ok(current.flatten())
+        })
+        .await
+    }
 }
 
 impl Transaction<'_> {
@@ -256,6 +288,7 @@ impl Transaction<'_> {
             now_ms.into(),
             end_ms.into(),
             immutable.into(),
+            target.reversion.into(),
         ];
         let inserted = self.id(INSERT, &params).await?;
         inserted.ok_or_else(|| self.nothing_inserted("tag"))?;

@@ -3,13 +3,15 @@
 mod bundle;
 mod config;
 mod db;
+mod delivery;
 mod governance;
 mod kubernetes;
-mod delivery;
 mod mirror;
+mod mirrors;
 mod quay;
 mod serve;
 mod switch;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +41,12 @@ enum Command {
     /// Look at the database.
     #[command(subcommand)]
     Db(db::Db),
+    /// Repositories that follow another registry.
+    #[command(subcommand)]
+    Mirror(mirrors::Mirror),
+    /// Run what Quay runs beside its registry.
+    #[command(subcommand)]
+    Worker(worker::Worker),
     /// Owner switches: who serves what.
     #[command(subcommand)]
     Switch(switch::Switch),
@@ -83,6 +91,8 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Db(command) => command.run(),
+        Command::Mirror(command) => command.run(),
+        Command::Worker(command) => command.run(),
         Command::Switch(command) => command.run(),
         Command::Bundle(command) => command.run(),
         Command::Decisions => governance::decisions(),

@@ -87,14 +87,8 @@ impl Registryd {
 
 /// Serves to the end.
 pub(super) fn serve(loaded: Loaded, options: Options) -> ExitCode {
-    let Loaded { config, report } = loaded;
-    logs::start(config.logging.json, config.logging.debug);
-    for problem in &report.problems {
-        let (key, place, remedy) = (&problem.key, &problem.place, &problem.remedy);
-        tracing::warn!(key, place, remedy, "{}", problem.reason);
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let served = actix_web::rt::System::new().block_on(serve::run(config, options));
+    start_logging(&loaded);
+    let served = actix_web::rt::System::new().block_on(serve::run(loaded.config, options));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -102,4 +96,14 @@ pub(super) fn serve(loaded: Loaded, options: Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Logs as the configuration says, and first what there is to say about it.
+pub(super) fn start_logging(Loaded { config, report }: &Loaded) {
+    logs::start(config.logging.json, config.logging.debug);
+    for problem in &report.problems {
+        let (key, place, remedy) = (&problem.key, &problem.place, &problem.remedy);
+        tracing::warn!(key, place, remedy, "{}", problem.reason);
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
 }

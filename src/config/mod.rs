@@ -8,6 +8,7 @@ mod db_params;
 mod db_uri;
 mod environment;
 mod garbage;
+mod mirroring;
 mod model_cache;
 mod namespaces;
 mod push;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 pub use database::{Database, Engine, Host, Keepalives, SslMode, Target, Tls};
 pub use environment::{Environment, ProcessEnvironment};
 pub use garbage::Garbage;
+pub use mirroring::Mirroring;
 pub use model_cache::{MemcachedAddress, ModelCache};
 pub use namespaces::NewNamespaces;
 pub use push::Push;
@@ -38,7 +40,7 @@ pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use s3::{S3, S3Uploads, SignatureVersion};
 pub use secret::Secret;
 pub use settings::{Audit, Auth, Features, InstanceKeys, Logging, Restricted, Server};
-pub use sidecar::Sidecar;
+pub use sidecar::{MirrorEngine, Sidecar};
 pub use storage::{Location, Storage};
 
 use reader::Reader;
@@ -69,6 +71,8 @@ pub struct Config {
     pub push: Push,
     /// When garbage is collected.
     pub garbage: Garbage,
+    /// Repositories that follow other registries.
+    pub mirroring: Mirroring,
     /// Whom Redis tells what.
     pub events: Events,
     /// Where Python keeps what a write may make stale.
@@ -112,6 +116,7 @@ impl Config {
             audit: settings::audit(r),
             push: push::read(r),
             garbage: garbage::read(r),
+            mirroring: mirroring::read(r),
             events: redis::events(r),
             model_cache: model_cache::model_cache(r),
             logging: settings::logging(r),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use config::{Map, Value, ValueKind};
 
-use super::reader::{Parsed, Reader, Show, Wrong, flag, number};
+use super::reader::{Parsed, Reader, Show, Wrong, flag, number, one_of};
 use super::report::Severity;
 
 /// The `QUAY_SIDECAR:` map; every key is optional.
@@ -31,6 +31,36 @@ pub struct Sidecar {
     pub max_connections: usize,
     /// `password_hashers`: bcrypt computations at one time; default 2.
     pub password_hashers: usize,
+    /// `repo_mirror_engine`: `native` (default), or `skopeo` to compare with, or for what native
+    /// mirroring does not copy.
+    pub mirror_engine: MirrorEngine,
+    /// `repo_mirror_lease_s`: default 120 s. A sync whose worker has died goes on after this time.
+    pub mirror_lease: Duration,
+    /// `repo_mirror_at_once`: repositories that are filled at the same time; default 2.
+    pub mirrors_at_once: usize,
+    /// `repo_mirror_referrers`: default false. Signatures, attestations and whatever else refers to
+    /// an image come along, which costs a request for each image.
+    pub mirror_referrers: bool,
+}
+
+/// What copies images into mirrors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MirrorEngine {
+    /// This program.
+    #[default]
+    Native,
+    /// skopeo, once for each tag, as in Quay.
+    Skopeo,
+}
+
+impl Show for MirrorEngine {
+    fn show(&self) -> String {
+        let word = match self {
+            Self::Native => "native",
+            Self::Skopeo => "skopeo",
+        };
+        word.to_owned()
+    }
 }
 
 const MAP: &str = "QUAY_SIDECAR";
@@ -68,6 +98,19 @@ pub(super) fn read(r: &mut Reader<'_>) -> Sidecar {
         }),
         max_connections: own.setting("max_connections", 10_000, count(16..=1_000_000)),
         password_hashers: own.setting("password_hashers", 2, count(1..=64)),
+        mirror_engine: own.setting("repo_mirror_engine", MirrorEngine::Native, |value| {
+            Ok(match one_of(&["native", "skopeo"])(value)?.as_str() {
+                "skopeo" => MirrorEngine::Skopeo,
+                _ => MirrorEngine::Native,
+            })
+        }),
+        mirror_lease: own.setting(
+            "repo_mirror_lease_s",
+            Duration::from_secs(120),
+            seconds(2..=43_200),
+        ),
+        mirrors_at_once: own.setting("repo_mirror_at_once", 2, count(1..=64)),
+        mirror_referrers: own.setting("repo_mirror_referrers", false, switch),
     };
     own.refuse_unknown();
     sidecar

@@ -4,6 +4,7 @@
 mod alone;
 mod body;
 mod commit;
+mod follow_up;
 mod manifests;
 mod notices;
 mod quotas;
@@ -11,6 +12,7 @@ mod steps;
 mod uploads;
 
 pub use body::{Body, BodyError};
+pub use follow_up::FollowUp;
 pub use manifests::{Body as ManifestBody, ManifestPushError, Pushed, Target};
 pub use quotas::Phase;
 pub(crate) use steps::die_at;

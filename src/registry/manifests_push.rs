@@ -6,7 +6,6 @@ use actix_web::dev::Payload;
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use futures_util::future::try_join_all;
 use futures_util::stream;
 use serde_json::json;
 
@@ -16,12 +15,12 @@ use super::error::{
     ApiError, HTML, digest_invalid, manifest_invalid, manifest_type_unsupported, manifest_unknown,
     name_unknown, quota_exceeded, size_invalid, tag_immutable, too_slow,
 };
-use crate::audit::{Changed, TagChange};
+use crate::audit::Client;
 use crate::catalog::{Performer, PerformerDetail};
 use crate::config::ModelCache;
 use crate::events::Action;
 use crate::oci::{ManifestType, PushType, UNSUPPORTED_TYPE, is_tag};
-use crate::push::{ManifestBody, ManifestPushError, Pushed, Target};
+use crate::push::{FollowUp, ManifestBody, ManifestPushError, Pushed, Target};
 
 /// Bytes of a manifest at most. The OCI spec asks for 4 MiB at least; Quay has no limit of its own,
 /// its nginx takes 1 MiB.
@@ -156,7 +155,7 @@ async fn pass_on(
     }
 }
 
-/// What follows a push: Python forgets, the log remembers, browsers are told.
+/// What follows a push; then browsers are told.
 async fn stored(
     app: &App,
     request: &HttpRequest,
@@ -165,25 +164,10 @@ async fn stored(
     media_type: ManifestType,
     pushed: &Pushed,
 ) -> Result<HttpResponse, ApiError> {
-    let (name, repository) = (&access.name, &pushed.change.repository);
-    let stale = &app.shared.stale;
-    if let Some(subject) = &pushed.subject {
-        stale.subject_pushed(repository.id, subject, pushed.artifact_type.as_deref()).await;
-    }
-    if let Target::Tag(tag) = target {
-        stale.repository_modified(&name.namespace, &name.repository).await;
-        let performer = pushed.change.performer.as_ref();
-        let changed = |change| Changed { name, repository, performer, change };
-        let (audit, client) = (&app.shared.audit, app.client(request));
-        if pushed.by_policy {
-            // Nobody did that.
-            let change = TagChange::MadeImmutable { tag };
-            let made = Changed { performer: None, ..changed(change) };
-            audit.changed(&made, &client).await?;
-        }
-        let media_type = media_type.as_str();
-        audit.changed(&changed(TagChange::Pushed { tag, media_type }), &client).await?;
-        tell(app, performer, Action::Push(name));
+    let name = &access.name;
+    app.follow_up(&app.client(request)).pushed(name, target, media_type, pushed).await?;
+    if let Target::Tag(_) = target {
+        tell(app, pushed.change.performer.as_ref(), Action::Push(name));
     }
     let digest = pushed.digest.as_str();
     let mut response = HttpResponse::Created();
@@ -207,25 +191,10 @@ async fn delete(
     let deleted = app.shared.pushes.delete_manifest(db, &access.name, target, access.entity());
     let (change, deleted) =
         deleted.await.map_err(|error| app.manifest_refused(&access, target, error))?;
-    let (name, repository) = (&access.name, &change.repository);
-    app.shared.stale.manifest_gone(repository.id, &deleted.digest).await;
-    let performer = change.performer.as_ref();
-    let by = match target {
-        Target::Tag(by) | Target::Digest(by) => by,
-    };
-    // What had no name is logged under its digest.
-    let mut tags: Vec<&str> = deleted.tags.iter().map(String::as_str).collect();
-    if tags.is_empty() {
-        tags.push(by);
-    }
-    let rows: Vec<Changed<'_>> = tags
-        .iter()
-        .map(|tag| Changed { name, repository, performer, change: TagChange::Deleted { tag, by } })
-        .collect();
-    let (audit, client) = (&app.shared.audit, app.client(request));
-    try_join_all(rows.iter().map(|row| audit.changed(row, &client))).await?;
-    for _ in &rows {
-        tell(app, performer, Action::Delete(name));
+    let (name, client) = (&access.name, app.client(request));
+    let logged = app.follow_up(&client).deleted(name, target, &change, &deleted).await?;
+    for _ in 0..logged {
+        tell(app, change.performer.as_ref(), Action::Delete(name));
     }
     Ok(HttpResponse::Accepted().insert_header(HTML).finish())
 }
@@ -241,6 +210,10 @@ fn tell(app: &App, performer: Option<&Performer>, action: Action<'_>) {
 impl App {
     fn lists_referrers(&self) -> bool {
         self.shared.config.features.referrers_api
+    }
+
+    fn follow_up<'a>(&'a self, client: &'a Client) -> FollowUp<'a> {
+        FollowUp { stale: &self.shared.stale, audit: &self.shared.audit, client }
     }
 
     /// What the client is told. Of a push by digest Quay says no more than that it failed.

@@ -9,7 +9,7 @@ use super::health::Health;
 use super::status_page;
 
 /// The content type of Prometheus' text format, as OpenMetrics names it.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Registers the admin routes.
 pub fn configure(service: &mut ServiceConfig) {

@@ -1,5 +1,6 @@
 //! Builds the services from the rooms below: `registryd` with the admin listener beside it, a
-//! registry of its own around that, and the watcher of the owner switches.
+//! registry of its own around that, the watcher of the owner switches, and the worker that fills
+//! mirrors.
 
 mod admin;
 mod certificate;
@@ -8,6 +9,7 @@ mod listen;
 pub mod mirror;
 pub mod owner;
 mod registryd;
+pub mod repomirror;
 mod status_page;
 pub mod systemd;
 

@@ -417,7 +417,7 @@ fn admin_server(
     Ok((server.run(), address))
 }
 
-async fn stop_signal() -> Result<&'static str, std::io::Error> {
+pub(super) async fn stop_signal() -> Result<&'static str, std::io::Error> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     Ok(tokio::select! {

@@ -176,6 +176,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// With others beside them.
+    pub fn with(register: impl FnOnce(&mut Registry)) -> Self {
+        let mut metrics = Self::default();
+        register(&mut metrics.registry);
+        metrics
+    }
+
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register("http_requests", "Requests answered", self.requests.clone());

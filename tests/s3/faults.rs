@@ -5,8 +5,9 @@ use std::time::Duration;
 use quay_sidecar::blobs::{BucketUploads, Patience, UploadError};
 use quay_sidecar::config::Secret;
 
-use super::fault_proxy::{FULL, Fault, LATE_ERROR, NO_UPLOAD, SLOW_DOWN};
+use super::fault_proxy::{FULL, LATE_ERROR, NO_UPLOAD, SLOW_DOWN};
 use super::uploads::{MIB, Uploads, bytes, digest, settings};
+use crate::support::fault_proxy::Fault;
 use crate::support::process::signal;
 
 const NOTHING: &str = r#"{"chunks": []}"#;

@@ -10,9 +10,10 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::{Response, StatusCode};
 use serde_json::json;
 
-use super::fault_proxy::{FULL, Fault, FaultProxy, INTERNAL, LATE_ERROR, SLOW_DOWN};
+use super::fault_proxy::{FULL, INTERNAL, LATE_ERROR, SLOW_DOWN};
 use super::uploads::{MIB, bytes};
 use super::{ObjectStorage, location};
+use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::images::{Blob, Manifest, OCI_LAYER, digest_of};
 use crate::support::pusher::{Pusher, header, refusal};
 use crate::support::{Registryd, World, http};

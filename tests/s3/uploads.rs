@@ -10,9 +10,9 @@ use quay_sidecar::config::{S3, S3Uploads, Secret, SignatureVersion};
 use quay_sidecar::oci::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::fault_proxy::FaultProxy;
 use super::{ACCESS, BUCKET, ObjectStorage, SECRET};
 use crate::support::eventually;
+use crate::support::fault_proxy::FaultProxy;
 
 pub const MIB: usize = 1 << 20;
 

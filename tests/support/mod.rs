@@ -5,6 +5,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod database;
+pub mod docker_registry;
+pub mod fault_proxy;
 pub mod history;
 pub mod images;
 pub mod keys;

@@ -1,0 +1,255 @@
+//! `quay mirror …`
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use quay_sidecar::catalog::Catalog;
+use quay_sidecar::config::Config;
+use quay_sidecar::mirroring::{Outcome, Plan, Progress, SyncError};
+use quay_sidecar::oci::{NameRules, RepoName};
+use quay_sidecar::serve::repomirror::Mirrors;
+use quay_sidecar::telemetry::Metrics;
+
+use super::{ConfigDir, EX_USAGE, unusable};
+
+/// Repositories that follow another registry.
+#[derive(Subcommand)]
+pub enum Mirror {
+    /// Fill one now, and show how it goes.
+    ///
+    /// Exits 0 when every tag is here, 1 otherwise.
+    Sync(SyncNow),
+    /// What there is, how it stands, and when it is filled next.
+    Status(Status),
+}
+
+#[derive(Args)]
+pub struct SyncNow {
+    #[command(flatten)]
+    config: ConfigDir,
+    /// The mirror: NAMESPACE/REPOSITORY.
+    repository: String,
+    /// Print what would be copied and deleted, with bytes, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct Status {
+    #[command(flatten)]
+    config: ConfigDir,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often the bar is drawn.
+const DRAW: Duration = Duration::from_millis(100);
+
+/// Mirrors that are listed at most.
+const MOST: usize = 10_000;
+
+impl Mirror {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Sync(command) => command.run(),
+            Self::Status(command) => command.run(),
+        }
+    }
+}
+
+impl SyncNow {
+    fn run(self) -> ExitCode {
+        let config = match self.config.load() {
+            Ok(loaded) => loaded.config,
+            Err(error) => return unusable(&error),
+        };
+        let rules = NameRules {
+            library_namespace: config.server.library_namespace.clone(),
+            extended: config.features.extended_repository_names,
+        };
+        let Some(name) = RepoName::parse(&self.repository, &rules) else {
+            eprintln!("quay: {:?} is no repository: write NAMESPACE/REPOSITORY", self.repository);
+            return ExitCode::from(EX_USAGE);
+        };
+        actix_web::rt::System::new().block_on(async {
+            let mirrors = match Mirrors::new(config) {
+                Ok(mirrors) => mirrors,
+                Err(error) => {
+                    eprintln!("quay: {error}");
+                    return ExitCode::FAILURE;
+                }
+            };
+            let done = match self.dry_run {
+                true => {
+                    mirrors.plan(&name).await.map(|plan| plan.map(|plan| self.show_plan(&plan)))
+                }
+                false => self.sync(&mirrors, &name).await,
+            };
+            mirrors.finish().await;
+            match done {
+                Ok(Some(code)) => code,
+                Ok(None) => {
+                    eprintln!("quay: {name} is no mirror, or a worker is filling it right now");
+                    ExitCode::FAILURE
+                }
+                Err(error) => {
+                    eprintln!("quay: {name}: {error}");
+                    ExitCode::FAILURE
+                }
+            }
+        })
+    }
+
+    async fn sync(
+        &self,
+        mirrors: &Mirrors,
+        name: &RepoName,
+    ) -> Result<Option<ExitCode>, SyncError> {
+        let mut drawing = None;
+        let person = std::io::stderr().is_terminal() && !self.json;
+        let outcome = mirrors
+            .sync(name, |progress| drawing = person.then(|| tokio::spawn(draw(progress))))
+            .await;
+        if let Some(drawing) = drawing {
+            drawing.abort();
+            let _ = drawing.await;
+        }
+        Ok(outcome?.map(|outcome| self.show(&outcome)))
+    }
+
+    fn show(&self, outcome: &Outcome) -> ExitCode {
+        let Outcome { tags, moved, unchanged, deleted, .. } = *outcome;
+        if self.json {
+            let failed: serde_json::Map<String, serde_json::Value> =
+                outcome.failed.iter().map(|(tag, why)| (tag.clone(), why.clone().into())).collect();
+            println!(
+                "{}",
+                serde_json::json!({
+                    "tags": tags, "copied": moved, "unchanged": unchanged, "deleted": deleted,
+                    "failed": failed, "error": outcome.not_begun,
+                    "requests": {
+                        "tags": outcome.asked.tag_pages, "head": outcome.asked.heads,
+                        "manifest": outcome.asked.manifests, "blob": outcome.asked.blobs,
+                        "token": outcome.asked.tokens, "referrers": outcome.asked.referrers,
+                    },
+                    "fetched_bytes": outcome.asked.bytes_received,
+                    "linked_bytes": outcome.linked_bytes,
+                })
+            );
+        } else {
+            outcome.failed.iter().for_each(|(tag, why)| println!("{tag}: {why}"));
+            outcome.not_begun.iter().for_each(|why| println!("not begun: {why}"));
+            let failed = outcome.failed.len();
+            println!(
+                "{tags} tags: {moved} copied, {unchanged} unchanged, {failed} failed; {deleted} deleted"
+            );
+        }
+        if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn show_plan(&self, plan: &Plan) -> ExitCode {
+        if self.json {
+            println!("{}", serde_json::json!(plan));
+            return ExitCode::SUCCESS;
+        }
+        for copy in &plan.copy {
+            let bytes = HumanBytes(copy.bytes);
+            println!("copy    {}  {} blobs, {bytes}  {}", copy.tag, copy.blobs, copy.digest);
+        }
+        plan.delete.iter().for_each(|tag| println!("delete  {tag}"));
+        println!(
+            "{} to copy, {} to delete, {} unchanged; {} to fetch",
+            plan.copy.len(),
+            plan.delete.len(),
+            plan.unchanged,
+            HumanBytes(plan.bytes)
+        );
+        ExitCode::SUCCESS
+    }
+}
+
+/// A bar for the tags, and the bytes beside it.
+async fn draw(progress: Arc<Progress>) {
+    let bar = ProgressBar::new(0);
+    let style = "{bar:30} {pos}/{len} tags  {msg}";
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    loop {
+        let now = progress.snapshot();
+        bar.set_length(now.tags as u64);
+        bar.set_position(now.done as u64);
+        let rate = now.bytes as f64 / now.seconds.max(0.001);
+        let left = now.seconds_left.map(|left| format!(", {left:.0} s left")).unwrap_or_default();
+        bar.set_message(format!(
+            "{} of {}, {}/s{left}  {}",
+            HumanBytes(now.bytes),
+            HumanBytes(now.expected_bytes),
+            HumanBytes(rate as u64),
+            now.doing
+        ));
+        tokio::time::sleep(DRAW).await;
+    }
+}
+
+impl Status {
+    fn run(self) -> ExitCode {
+        let config = match self.config.load() {
+            Ok(loaded) => loaded.config,
+            Err(error) => return unusable(&error),
+        };
+        match actix_web::rt::System::new().block_on(self.show(&config)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("quay: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn show(&self, config: &Config) -> Result<(), quay_sidecar::catalog::CatalogError> {
+        let metrics = Arc::new(Metrics::default());
+        let catalog = Catalog::new(&config.database, &config.sidecar, 1, metrics)?;
+        let mirrors = catalog.session("mirror_status").mirrors(MOST).await?;
+        for mirror in &mirrors {
+            let start = mirror.start.map(|start| format!("{start}Z"));
+            if self.json {
+                println!(
+                    "{}",
+                    serde_json::json!({
+                        "repository": mirror.name.to_string(),
+                        "source": mirror.external_reference,
+                        "status": mirror.status.as_str(),
+                        "enabled": mirror.enabled,
+                        "next": start,
+                        "retries": mirror.retries,
+                    })
+                );
+            } else {
+                let next = match (mirror.enabled, &start) {
+                    (false, _) => "disabled".to_owned(),
+                    (true, Some(start)) => format!("next {start}"),
+                    (true, None) => "when asked for".to_owned(),
+                };
+                println!(
+                    "{}  {}  {next}  from {}",
+                    mirror.name,
+                    mirror.status.as_str(),
+                    mirror.external_reference
+                );
+            }
+        }
+        if mirrors.is_empty() && !self.json {
+            println!("no repository follows another registry");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! `quay worker …`
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use quay_sidecar::serve::{TcpListen, repomirror};
+
+use super::serve::start_logging;
+use super::{ConfigDir, unusable};
+
+/// Run what Quay runs beside its registry.
+#[derive(Subcommand)]
+pub enum Worker {
+    /// Fill repositories that follow another registry, in the place of Quay's repomirrorworker.
+    ///
+    /// Both may run at once: a mirror is filled by whoever claims it first. Stops on SIGTERM; what
+    /// is not done by then goes on in the next worker.
+    Repomirror(Repomirror),
+}
+
+#[derive(Args)]
+pub struct Repomirror {
+    #[command(flatten)]
+    config: ConfigDir,
+    /// Where /metrics, /mirrors, /healthz and /readyz are. `,public` after it lets other machines
+    /// connect.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9193")]
+    admin_listen: TcpListen,
+}
+
+impl Worker {
+    pub fn run(self) -> ExitCode {
+        let Self::Repomirror(Repomirror { config, admin_listen }) = self;
+        let loaded = match config.load() {
+            Ok(loaded) => loaded,
+            Err(error) => return unusable(&error),
+        };
+        start_logging(&loaded);
+        let worked =
+            actix_web::rt::System::new().block_on(repomirror::run(loaded.config, admin_listen.0));
+        match worked {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(%error, "cannot work");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

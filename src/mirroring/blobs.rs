@@ -1,0 +1,131 @@
+//! Blobs of a source, each fetched once: however many tags share it, and not at all where it is
+//! here already.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::StreamExt as _;
+use tokio::sync::OnceCell;
+
+use super::SyncError;
+use super::claim::ROUTE;
+use super::sync::Job;
+use crate::oci::Digest;
+use crate::oci::manifest::PushedManifest;
+use crate::push::Body;
+
+/// Blobs that somebody is at, or that are done.
+#[derive(Default)]
+pub(super) struct InFlight(Mutex<HashMap<Digest, Arc<OnceCell<()>>>>);
+
+impl InFlight {
+    fn of(&self, digest: &Digest) -> Arc<OnceCell<()>> {
+        let mut blobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        blobs.entry(digest.clone()).or_default().clone()
+    }
+}
+
+/// A blob that the repository lacks.
+#[derive(Clone, Debug)]
+pub(super) struct Missing {
+    pub(super) digest: Digest,
+    /// As the manifest has it.
+    pub(super) size: u64,
+}
+
+impl Job<'_> {
+    /// Has every blob of a manifest in the repository.
+    pub(super) async fn blobs(&self, manifest: &PushedManifest) -> Result<(), SyncError> {
+        let missing = self.missing(manifest).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let beside = self.beside(&missing).await?;
+        let fetched = missing.iter().map(|blob| async {
+            let once = self.in_flight.of(&blob.digest);
+            let link = beside.contains(&blob.digest);
+            once.get_or_try_init(|| self.have(blob, link)).await.map(drop)
+        });
+        // In the manifest's order, as many at once as the source's host bears.
+        let mut fetched = futures_util::stream::iter(fetched).buffer_unordered(BLOBS);
+        while let Some(one) = fetched.next().await {
+            one?;
+        }
+        Ok(())
+    }
+
+    /// Those that the repository does not have yet.
+    pub(super) async fn missing(
+        &self,
+        manifest: &PushedManifest,
+    ) -> Result<Vec<Missing>, SyncError> {
+        let digests = manifest.local_blobs()?;
+        let names: Vec<&str> = digests.iter().map(Digest::as_str).collect();
+        let db = self.catalog.session(ROUTE);
+        let named = db.named_blobs(self.mirror.repository_id, &names).await?;
+        let described = manifest.layers.iter().map(|layer| &layer.blob).chain(&manifest.config);
+        let sizes: HashMap<&str, u64> = described
+            .map(|blob| (blob.digest.as_str(), u64::try_from(blob.size).unwrap_or_default()))
+            .collect();
+        let missing = digests.into_iter().filter(|digest| !named.contains_key(digest.as_str()));
+        Ok(missing
+            .map(|digest| {
+                let size = sizes.get(digest.as_str()).copied().unwrap_or_default();
+                Missing { digest, size }
+            })
+            .collect())
+    }
+
+    /// Those that the same source has given us for another mirror of this namespace and robot: what
+    /// somebody else keeps private is never shown to a source that only knows its digest.
+    async fn beside(&self, missing: &[Missing]) -> Result<Vec<Digest>, SyncError> {
+        let digests: Vec<&str> = missing.iter().map(|blob| blob.digest.as_str()).collect();
+        let db = self.catalog.session(ROUTE);
+        let found = db.fetched_beside(self.mirror, self.host, &digests).await?;
+        Ok(found.iter().filter_map(|digest| Digest::parse(digest)).collect())
+    }
+
+    /// Links or fetches one blob.
+    async fn have(&self, blob: &Missing, link: bool) -> Result<(), SyncError> {
+        let keep = self.parts.config.push.temp_tag_expiration;
+        if link {
+            let db = self.catalog.session(ROUTE);
+            if db.mount_blob(self.mirror.repository_id, &blob.digest, keep).await? {
+                self.progress.linked(blob.size);
+                return Ok(());
+            }
+        }
+        self.fetch(blob).await
+    }
+
+    /// Fetches a blob into an upload of our own, which is committed when its bytes are what its
+    /// digest says, and given up when they are not or when the sync ends.
+    async fn fetch(&self, blob: &Missing) -> Result<(), SyncError> {
+        let _slot = self.slots.acquire().await;
+        self.progress.expect(blob.size);
+        let opened = async { Ok(self.source.blob(&blob.digest, Some(blob.size), 0).await?) };
+        let stream = self.until_told(opened).await?;
+        let stream = stream.inspect(|piece| {
+            let arrived = piece.as_ref().map_or(0, |bytes| bytes.len());
+            self.progress.fetched(arrived as u64);
+        });
+        let (pushes, db) = (&self.parts.pushes, self.catalog.session(ROUTE));
+        let mut upload = pushes.begin(db, &self.mirror.name).await?;
+        let body = Body::new(Box::pin(stream));
+        let finished = tokio::select! {
+            finished = pushes.finish(db, &mut upload, None, body, blob.digest.as_str()) => {
+                finished.map_err(SyncError::from)
+            }
+            _ = self.stop.ending() => Err(SyncError::Ended),
+        };
+        if finished.is_err()
+            && let Err(error) = pushes.cancel(db, &upload).await
+        {
+            tracing::warn!(%error, upload = upload.uuid(), "left to Quay's clean-up");
+        }
+        finished.map(drop)
+    }
+}
+
+/// Blobs of one manifest at once.
+const BLOBS: usize = 4;

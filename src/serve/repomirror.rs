@@ -1,0 +1,288 @@
+//! `quay worker repomirror`: fills the mirrors that are due, several at once, until SIGTERM. What
+//! it has begun and cannot end by then is given back, and the next worker goes on with it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::{App as Service, HttpResponse, HttpServer, Responder, web};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::listen::{Address, Bound};
+use super::registryd::{ServeError, stop_signal};
+use crate::audit::{Audit, Batcher};
+use crate::auth::{Authorizer, FieldKey};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::events::{BlobLocks, StaleCaches};
+use crate::mirroring::{self, Claim, Outcome, Parts, Progress, Snapshot};
+use crate::oci::RepoName;
+use crate::push::Pushes;
+use crate::telemetry::Metrics;
+use crate::upstream::Hosts;
+
+/// How often mirrors that are due are looked for: what somebody asks for begins within seconds.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long syncs may take to end once they are told to.
+const STOP: Duration = Duration::from_secs(8);
+
+/// How long the last rows of the action log may take.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Mirrors looked at in one statement.
+const MOST: usize = 1000;
+
+/// What a worker or a single sync needs.
+pub struct Mirrors {
+    parts: Arc<Parts>,
+    metrics: Arc<Metrics>,
+    writer: JoinHandle<()>,
+    running: Running,
+}
+
+/// Syncs that go on, by repository.
+#[derive(Clone, Default)]
+struct Running(Arc<Mutex<HashMap<String, Arc<Progress>>>>);
+
+impl Running {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Arc<Progress>>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn snapshots(&self) -> Vec<Snapshot> {
+        let mut now: Vec<Snapshot> =
+            self.with(|running| running.values().map(|progress| progress.snapshot()).collect());
+        now.sort_by(|a, b| a.repository.cmp(&b.repository));
+        now
+    }
+}
+
+impl Mirrors {
+    /// Opens nothing yet: the first statement does.
+    pub fn new(config: Config) -> Result<Self, ServeError> {
+        let mirror_metrics = mirroring::Metrics::default();
+        let metrics = Arc::new(Metrics::with(|registry| mirror_metrics.register(registry)));
+        let sidecar = &config.sidecar;
+        let catalog =
+            Catalog::new(&config.database, sidecar, sidecar.db_pool_size, metrics.clone())?;
+        let (batcher, writer) = Batcher::start(
+            catalog.with_own_pool(1)?,
+            sidecar.audit_queue,
+            sidecar.audit_timeout,
+            metrics.clone(),
+        );
+        let field_key = FieldKey::derive(config.auth.database_secret_key.expose());
+        let field_key = field_key.ok_or_else(|| {
+            let reason = "DATABASE_SECRET_KEY: no key can be made of it; use what Python Quay uses";
+            ServeError::Setting(reason.to_owned())
+        })?;
+        let read_only = config.server.registry_state_readonly;
+        let auth = Arc::new(config.auth.clone());
+        let locks = BlobLocks::new(config.events.blob_locks.as_ref(), &metrics);
+        let parts = Parts {
+            pushes: Pushes::new(&config, locks, metrics.clone()),
+            audit: Audit::new(config.audit.clone(), read_only, batcher),
+            stale: StaleCaches::new(&config.model_cache, &metrics),
+            authorizer: Authorizer::new(auth, config.features.proxy_cache, read_only),
+            field_key,
+            hosts: Hosts::default(),
+            metrics: mirror_metrics,
+            catalog,
+            config,
+        };
+        Ok(Self { parts: Arc::new(parts), metrics, writer, running: Running::default() })
+    }
+
+    /// What a sync of this mirror would do; `None` where it is no mirror.
+    pub async fn plan(
+        &self,
+        name: &RepoName,
+    ) -> Result<Option<mirroring::Plan>, mirroring::SyncError> {
+        let mirror = self.parts.catalog.session("repomirror").mirror(name).await?;
+        match mirror {
+            Some(mirror) => mirroring::plan(&self.parts, &mirror).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Syncs one mirror now, whenever it is due; `None` where it is none, or somebody is at it.
+    pub async fn sync(
+        &self,
+        name: &RepoName,
+        begun: impl FnOnce(Arc<Progress>),
+    ) -> Result<Option<Outcome>, mirroring::SyncError> {
+        let db = self.parts.catalog.session("repomirror");
+        let Some(mirror) = db.mirror(name).await? else { return Ok(None) };
+        let (tell, stopping) = watch::channel(false);
+        let lease = self.parts.config.sidecar.mirror_lease;
+        let Some(claim) = Claim::take(&self.parts.catalog, mirror, lease, stopping).await? else {
+            return Ok(None);
+        };
+        let progress = Arc::new(Progress::new(name));
+        begun(progress.clone());
+        let stopped = async {
+            let _ = stop_signal().await;
+            let _ = tell.send(true);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            outcome = mirroring::sync(&self.parts, claim, &progress) => Ok(Some(outcome)),
+            () = stopped => Ok(None),
+        }
+    }
+
+    /// Writes what waits.
+    pub async fn finish(self) {
+        drop(self.parts);
+        if tokio::time::timeout(FLUSH, self.writer).await.is_err() {
+            tracing::error!("the action log was not flushed within {FLUSH:?}");
+        }
+    }
+}
+
+/// Fills mirrors until SIGTERM or SIGINT.
+pub async fn run(config: Config, admin: SocketAddr) -> Result<(), ServeError> {
+    let idle = match (config.mirroring.enabled, config.server.account_recovery_mode) {
+        (false, _) => Some("FEATURE_REPO_MIRROR is not true"),
+        (_, true) => Some("ACCOUNT_RECOVERY_MODE is true"),
+        _ => None,
+    };
+    let mirrors = Mirrors::new(config)?;
+    let (server, address) = admin_server(&mirrors, admin)?;
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+    println!("admin listening on {address}");
+    let (tell, stopping) = watch::channel(false);
+    let working = async {
+        match idle {
+            // Quay's worker idles too: supervisord would start it again and again.
+            Some(reason) => {
+                tracing::warn!(reason, "nothing to do");
+                let mut stopping = stopping.clone();
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+            }
+            None => work(&mirrors, stopping.clone()).await,
+        }
+    };
+    let stop = async {
+        let name = stop_signal().await;
+        let _ = tell.send(true);
+        name
+    };
+    let ((), signal) = tokio::join!(working, stop);
+    tracing::info!(signal = signal?, "stopped");
+    handle.stop(false).await;
+    let _ = serving.await;
+    mirrors.finish().await;
+    Ok(())
+}
+
+/// Claims what is due, as much at once as the settings allow.
+async fn work(mirrors: &Mirrors, mut stopping: watch::Receiver<bool>) {
+    let (parts, running) = (&mirrors.parts, &mirrors.running);
+    let most = parts.config.sidecar.mirrors_at_once;
+    parts.metrics.running(true);
+    tracing::info!(at_once = most, "looking for mirrors that are due");
+    let mut syncs = JoinSet::new();
+    let every = LOOK.min(parts.config.mirroring.interval);
+    while !*stopping.borrow() {
+        let due = parts.catalog.session("repomirror").due_mirrors(MOST).await;
+        let due = due.unwrap_or_else(|error| {
+            tracing::warn!(%error, "mirrors that are due are not known");
+            Vec::new()
+        });
+        let mut waiting = due.len();
+        for mirror in due {
+            if syncs.len() >= most || *stopping.borrow() {
+                break;
+            }
+            waiting -= 1;
+            let (name, lease) = (mirror.name.clone(), parts.config.sidecar.mirror_lease);
+            match Claim::take(&parts.catalog, mirror, lease, stopping.clone()).await {
+                Ok(Some(claim)) => {
+                    let progress = Arc::new(Progress::new(&name));
+                    running.with(|all| all.insert(name.to_string(), progress.clone()));
+                    let (parts, running) = (parts.clone(), running.clone());
+                    syncs.spawn_local(async move {
+                        mirroring::sync(&parts, claim, &progress).await;
+                        running.with(|all| all.remove(&name.to_string()));
+                    });
+                }
+                Ok(None) => tracing::debug!(mirror = %name, "another worker has it"),
+                Err(error) => tracing::warn!(%error, mirror = %name, "not claimed"),
+            }
+        }
+        parts.metrics.waiting(waiting);
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            Some(ended) = syncs.join_next() => log_panic(ended),
+            _ = stopping.changed() => {}
+        }
+    }
+    let ended = async {
+        while let Some(ended) = syncs.join_next().await {
+            log_panic(ended);
+        }
+    };
+    if tokio::time::timeout(STOP, ended).await.is_err() {
+        tracing::warn!("syncs did not end within {STOP:?}; their leases will");
+    }
+    parts.metrics.running(false);
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a sync ended in a way that it should not");
+    }
+}
+
+fn admin_server(mirrors: &Mirrors, address: SocketAddr) -> Result<(Server, Address), ServeError> {
+    let (socket, address) = Address::Tcp(address).bind()?;
+    let (metrics, running) = (mirrors.metrics.clone(), mirrors.running.clone());
+    let catalog = mirrors.parts.catalog.clone();
+    let server = HttpServer::new(move || {
+        Service::new()
+            .app_data(web::Data::from(metrics.clone()))
+            .app_data(web::Data::new(running.clone()))
+            .app_data(web::Data::new(catalog.clone()))
+            .route("/metrics", web::get().to(show_metrics))
+            .route("/mirrors", web::get().to(show_running))
+            .route("/healthz", web::get().to(alive))
+            .route("/readyz", web::get().to(ready))
+    })
+    .workers(1)
+    .max_connections(64)
+    .client_request_timeout(Duration::from_secs(10))
+    .shutdown_timeout(1)
+    .disable_signals();
+    let server = match socket {
+        Bound::Tcp(listener) => server.listen(listener)?,
+        Bound::Unix(listener) => server.listen_uds(listener)?,
+    };
+    Ok((server.run(), address))
+}
+
+async fn show_metrics(metrics: web::Data<Metrics>) -> impl Responder {
+    HttpResponse::Ok().content_type(super::admin::OPENMETRICS).body(metrics.text())
+}
+
+async fn show_running(running: web::Data<Running>) -> impl Responder {
+    HttpResponse::Ok().json(running.snapshots())
+}
+
+async fn alive() -> impl Responder {
+    HttpResponse::Ok().json(json!({"status": "alive"}))
+}
+
+async fn ready(catalog: web::Data<Catalog>) -> impl Responder {
+    match catalog.session("repomirror").due_mirrors(1).await {
+        Ok(_) => HttpResponse::Ok().json(json!({"status": "ready", "problems": []})),
+        Err(error) => HttpResponse::ServiceUnavailable()
+            .json(json!({"status": "not ready", "problems": [error.to_string()]})),
+    }
+}

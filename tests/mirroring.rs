@@ -1,0 +1,150 @@
+//! Repositories that follow another registry: the worker and the command, against Debian's
+//! docker-registry.
+
+mod rules;
+mod source;
+mod syncs;
+mod worker;
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::registryd::program;
+use crate::support::{Login, World};
+use source::Source;
+
+/// A registry whose repository `demo/mirror` follows `team/app` of a source.
+pub struct Mirrored {
+    pub world: World,
+    pub source: Source,
+    pub robot: Login,
+    pub repository_id: i32,
+}
+
+/// Quay's names for what the log and the notifications know of mirrors.
+const KINDS: [&str; 5] = [
+    "repo_mirror_sync_started",
+    "repo_mirror_sync_success",
+    "repo_mirror_sync_failed",
+    "repo_mirror_sync_tag_success",
+    "repo_mirror_sync_tag_failed",
+];
+
+impl Mirrored {
+    /// Enabled, due, of every tag that `globs` mean.
+    pub fn new(globs: &[&str]) -> Mirrored {
+        let mut world = World::with_own_storage();
+        let source = Source::start();
+        world.configure("FEATURE_REPO_MIRROR", json!(true));
+        world.configure("SSRF_ALLOWED_HOSTS", json!(["127.0.0.0/8"]));
+        let robot = world.puller.clone();
+        for kind in KINDS {
+            world.database.sql(&format!("INSERT INTO logentrykind (name) VALUES ('{kind}')"));
+        }
+        let repository_id: i32 = world
+            .database
+            .sql(&format!(
+                "INSERT INTO repository (namespace_user_id, name, visibility_id, badge_token, \
+                     kind_id, trust_enabled, state) \
+                 SELECT n.id, 'mirror', v.id, 'badge', k.id, false, 2 FROM \"user\" n, \
+                     visibility v, repositorykind k \
+                 WHERE n.username = 'demo' AND v.name = 'public' AND k.name = 'image' \
+                 RETURNING id"
+            ))
+            .trim()
+            .parse()
+            .unwrap();
+        let mirrored = Mirrored { world, source, robot, repository_id };
+        mirrored.sql(&format!(
+            "INSERT INTO repositorypermission (user_id, repository_id, role_id) \
+             SELECT {}, {repository_id}, id FROM role WHERE name = 'write'",
+            mirrored.robot.id
+        ));
+        let globs = json!(globs).to_string();
+        mirrored.sql(&format!(
+            "INSERT INTO repomirrorrule (uuid, repository_id, creation_date, rule_type, rule_value) \
+             VALUES ('rule', {repository_id}, '2026-01-01', 1, '{globs}')"
+        ));
+        mirrored.sql(&format!(
+            "INSERT INTO repomirrorconfig (repository_id, creation_date, is_enabled, mirror_type, \
+                 internal_robot_id, external_registry_config, sync_interval, sync_start_date, \
+                 sync_retries_remaining, sync_status, sync_transaction_id, root_rule_id, \
+                 external_reference, skopeo_timeout) \
+             SELECT {repository_id}, '2026-01-01', true, 1, {}, \
+                 '{{\"verify_tls\": false, \"unsigned_images\": true}}', 86400, \
+                 '2026-01-01 00:00:00', 3, 0, 'old', id, '{}', 300 FROM repomirrorrule",
+            mirrored.robot.id,
+            mirrored.source.reference(),
+        ));
+        mirrored
+    }
+
+    pub fn sql(&self, statements: &str) -> String {
+        self.world.database.sql(statements)
+    }
+
+    /// `quay mirror sync demo/mirror --json`, to its end.
+    pub fn sync(&self) -> Value {
+        let output = self.quay(&["sync"], &["demo/mirror", "--json"]);
+        let (out, log) = (text(&output.stdout), text(&output.stderr));
+        let report = serde_json::from_str(&out);
+        report.unwrap_or_else(|error| panic!("{error}: {out}\n{log}"))
+    }
+
+    pub fn quay(&self, command: &[&str], arguments: &[&str]) -> Output {
+        Command::new(program())
+            .arg("mirror")
+            .args(command)
+            .arg("--config")
+            .arg(&self.world.conf)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary of this build")
+    }
+
+    /// The alive tags that users see, with their digests.
+    pub fn tags(&self) -> Vec<(String, String)> {
+        let rows = self.sql(&format!(
+            "SELECT t.name, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id \
+             WHERE t.repository_id = {} AND NOT t.hidden AND t.lifetime_end_ms IS NULL \
+             ORDER BY t.name",
+            self.repository_id
+        ));
+        let pair = |line: &str| {
+            let (name, digest) = line.split_once('|').expect("two columns");
+            (name.to_owned(), digest.to_owned())
+        };
+        rows.lines().map(pair).collect()
+    }
+
+    /// Kind, verb, tag and message of what the action log has of the mirror, in order.
+    pub fn log(&self) -> Vec<(String, Value)> {
+        let rows = self.sql(&format!(
+            "SELECT k.name, l.metadata_json FROM logentry3 l \
+             JOIN logentrykind k ON k.id = l.kind_id WHERE l.repository_id = {} ORDER BY l.id",
+            self.repository_id
+        ));
+        let row = |line: &str| {
+            let (kind, metadata) = line.split_once('|').expect("two columns");
+            (kind.to_owned(), serde_json::from_str(metadata).expect("JSON"))
+        };
+        rows.lines().map(row).collect()
+    }
+
+    pub fn kinds(&self) -> Vec<String> {
+        self.log().into_iter().map(|(kind, _)| kind).collect()
+    }
+
+    /// `sync_status|sync_retries_remaining`
+    pub fn state(&self) -> String {
+        self.sql("SELECT sync_status, sync_retries_remaining FROM repomirrorconfig")
+            .trim()
+            .to_owned()
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,61 @@
+//! A registry to follow: Debian's, filled by whole images.
+
+use std::fs;
+
+use crate::bundle::http::Client;
+use crate::support::docker_registry::DockerRegistry;
+use crate::support::images::Manifest;
+
+pub struct Source(pub DockerRegistry);
+
+impl Source {
+    pub fn start() -> Source {
+        Source(DockerRegistry::start())
+    }
+
+    /// `host:port/path`, as a mirror has it.
+    pub fn reference(&self) -> String {
+        format!("127.0.0.1:{}/team/app", self.0.port)
+    }
+
+    /// Stores an image, its children and blobs first.
+    pub fn push(&self, tag: &str, manifest: &Manifest) {
+        let mut client = Client::new(self.0.port);
+        self.put(&mut client, tag, manifest);
+    }
+
+    fn put(&self, client: &mut Client, reference: &str, manifest: &Manifest) {
+        for child in &manifest.children {
+            self.put(client, &child.digest, child);
+        }
+        for blob in &manifest.blobs {
+            let begun = client.send("POST", "/v2/team/app/blobs/uploads/", &[], Some(b"")).unwrap();
+            assert_eq!(begun.status, 202);
+            let location = begun.header("location").to_owned();
+            let path = location.splitn(4, '/').nth(3).expect("a URL");
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let path = format!("/{path}{joint}digest={}", blob.digest);
+            let headers = [("Content-Type", "application/octet-stream")];
+            let stored = client.send("PUT", &path, &headers, Some(&blob.bytes)).unwrap();
+            assert_eq!(stored.status, 201, "{}", blob.digest);
+        }
+        let path = format!("/v2/team/app/manifests/{reference}");
+        let headers = [("Content-Type", manifest.media_type)];
+        let stored = client.send("PUT", &path, &headers, Some(&manifest.bytes)).unwrap();
+        assert_eq!(stored.status, 201, "{reference}");
+    }
+
+    /// Takes the bytes of a blob away, or of a manifest: the source is broken from now on.
+    pub fn lose(&self, digest: &str) {
+        let hex = digest.trim_start_matches("sha256:");
+        let blobs = self.0.data().join("docker/registry/v2/blobs/sha256");
+        let file = blobs.join(&hex[..2]).join(hex).join("data");
+        fs::remove_file(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+
+    /// Takes a tag away.
+    pub fn untag(&self, tag: &str) {
+        let tags = self.0.data().join("docker/registry/v2/repositories/team/app/_manifests/tags");
+        fs::remove_dir_all(tags.join(tag)).expect("the tag is there");
+    }
+}

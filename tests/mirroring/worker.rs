@@ -1,0 +1,124 @@
+//! The worker: what is due, what somebody asks for, two at once, and one that dies.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use super::Mirrored;
+use crate::support::eventually;
+use crate::support::images::{Blob, Manifest, OCI_LAYER};
+use crate::support::process::{AtExit, signal, wait};
+use crate::support::registryd::program;
+
+/// `quay worker repomirror`.
+struct Worker {
+    child: Child,
+    _at_exit: AtExit,
+}
+
+impl Worker {
+    fn start(mirrored: &Mirrored) -> Worker {
+        let mut child = Command::new(program())
+            .args(["worker", "repomirror", "--admin-listen", "127.0.0.1:0", "--config"])
+            .arg(&mirrored.world.conf)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary of this build");
+        let _at_exit = AtExit::run(format!("kill -KILL {}", child.id()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).unwrap();
+        assert!(line.starts_with("admin listening"), "{line}");
+        Worker { child, _at_exit }
+    }
+
+    fn stop(mut self) {
+        signal(&self.child, "TERM");
+        assert!(wait(&mut self.child, "the worker").success());
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn image(text: &str) -> Manifest {
+    Manifest::oci("amd64", vec![Blob::layer(OCI_LAYER, &[("hello", text)])])
+}
+
+fn until_state(mirrored: &Mirrored, state: &str) {
+    let is = || (mirrored.state() == state).then_some(());
+    eventually(is, || format!("it is {}, {:?}", mirrored.state(), mirrored.log()));
+}
+
+/// Due mirrors are filled by themselves, and again when somebody asks.
+#[test]
+fn due_mirrors_and_those_that_are_asked_for() {
+    let mirrored = Mirrored::new(&["*"]);
+    mirrored.source.push("a", &image("a"));
+    let worker = Worker::start(&mirrored);
+    until_state(&mirrored, "1|3");
+    assert_eq!(mirrored.tags().len(), 1);
+    mirrored.source.push("b", &image("b"));
+    // As Quay's API does it.
+    mirrored.sql(
+        "UPDATE repomirrorconfig SET sync_status = 3, sync_expiration_date = NULL, \
+         sync_transaction_id = 'asked'",
+    );
+    eventually(|| (mirrored.tags().len() == 2).then_some(()), || format!("{:?}", mirrored.log()));
+    until_state(&mirrored, "1|3");
+    worker.stop();
+    // Switched off, it is nobody's.
+    mirrored.sql("UPDATE repomirrorconfig SET is_enabled = false, sync_start_date = '2026-01-01'");
+}
+
+/// Two of them: every sync is done once.
+#[test]
+fn two_workers_share_the_mirrors() {
+    let mirrored = Mirrored::new(&["*"]);
+    for number in 0..10 {
+        mirrored.source.push(&format!("v{number}"), &image(&format!("{number}")));
+    }
+    let workers = [Worker::start(&mirrored), Worker::start(&mirrored)];
+    until_state(&mirrored, "1|3");
+    workers.into_iter().for_each(Worker::stop);
+    let started =
+        mirrored.kinds().iter().filter(|kind| *kind == "repo_mirror_sync_started").count();
+    assert_eq!(started, 1);
+    assert_eq!(mirrored.tags().len(), 10);
+}
+
+/// A mirror whose worker was killed is filled when its lease has ended. Quay leaves it in SYNCING
+/// for ever.
+#[test]
+fn a_dead_workers_mirror_goes_on() {
+    let mirrored = Mirrored::new(&["*"]);
+    mirrored.source.push("a", &image("a"));
+    mirrored.sql(
+        "UPDATE repomirrorconfig SET sync_status = 2, sync_transaction_id = 'dead', \
+         sync_expiration_date = '2026-01-01 00:00:00', sync_start_date = NULL",
+    );
+    let worker = Worker::start(&mirrored);
+    until_state(&mirrored, "1|3");
+    assert_eq!(mirrored.tags().len(), 1);
+    worker.stop();
+}
+
+/// One that another worker holds is left to it.
+#[test]
+fn a_living_workers_mirror_is_left_alone() {
+    let mirrored = Mirrored::new(&["*"]);
+    mirrored.source.push("a", &image("a"));
+    mirrored.sql(
+        "UPDATE repomirrorconfig SET sync_status = 2, sync_transaction_id = 'other', \
+         sync_expiration_date = '2126-01-01 00:00:00'",
+    );
+    let output = mirrored.quay(&["sync"], &["demo/mirror"]);
+    assert!(!output.status.success());
+    let words = super::text(&output.stderr);
+    assert!(words.contains("a worker is filling it right now"), "{words}");
+    assert!(mirrored.tags().is_empty());
+}
