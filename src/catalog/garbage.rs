@@ -224,11 +224,11 @@ impl Session<'_> {
         let stay = rules.immutable_tags && !rules.immutable_tags_can_expire;
         let params = [before_ms.into(), now_ms.into(), stay.into(), BATCH.into()];
         let expired = ids(&self.query(EXPIRED, &params).await?)?;
-        let mut removed = Removed::default();
         if expired.is_empty() {
-            return Ok(removed);
+            return Ok(Removed::default());
         }
         self.transaction(async |transaction| {
+            let mut removed = Removed::default();
             let params = [Param::Ints(&expired), before_ms.into()];
             let rows = transaction.query(THESE_TAGS, &params).await?;
             let tags = ids(&rows)?;
@@ -246,10 +246,10 @@ impl Session<'_> {
                 let params = if table == "tagpullstatistics" { &these[..] } else { &these[..1] };
                 removed.count(table, transaction.query(sql, params).await?.len());
             }
-            transaction.collect_manifests(manifests, rules, &mut removed).await
+            transaction.collect_manifests(manifests, rules, &mut removed).await?;
+            Ok(removed)
         })
-        .await?;
-        Ok(removed)
+        .await
     }
 
     /// Removes what is known of uploads of blobs that ran out as long ago as `keep`, and the rows of
@@ -261,16 +261,16 @@ impl Session<'_> {
     ) -> Result<(Removed, Vec<FreedBlob>), CatalogError> {
         let before = Utc::now().naive_utc() - keep;
         let run_out = self.query(RUN_OUT, &[before.into(), BATCH.into()]).await?;
-        let (mut removed, mut freed) = (Removed::default(), Vec::new());
         let mut uploaded = Vec::new();
         for row in &run_out {
             uploaded.push(row.get::<i64>(0)?);
         }
         if uploaded.is_empty() {
-            return Ok((removed, freed));
+            return Ok((Removed::default(), Vec::new()));
         }
         let enums = self.enums().await?;
         self.transaction(async |transaction| {
+            let mut removed = Removed::default();
             let params = [Param::BigInts(&uploaded), before.into()];
             let gone = transaction.query(DELETE_UPLOADED, &params).await?;
             removed.count("uploadedblob", gone.len());
@@ -304,11 +304,9 @@ impl Session<'_> {
             ] {
                 removed.count(table, transaction.query(sql, &these).await?.len());
             }
-            freed.extend(blobs.into_values());
-            Ok::<(), CatalogError>(())
+            Ok((removed, blobs.into_values().collect()))
         })
-        .await?;
-        Ok((removed, freed))
+        .await
     }
 
     /// Those of `digests` that a row names, in whatever repository or in none.
@@ -355,7 +353,7 @@ impl Transaction<'_> {
             let labelled = self.query(DELETE_MANIFEST_LABELS, &[these]).await?;
             removed.count("manifestlabel", labelled.len());
             let labels = distinct(&labelled)?;
-            if !rules.quota_management && rules.invalidate_quota_totals {
+            if !rules.quotas.counted && rules.quotas.void_uncounted {
                 self.query(VOID_REPOSITORY_COUNTS, &[these]).await?;
                 self.query(VOID_NAMESPACE_COUNTS, &[these]).await?;
             }

@@ -88,7 +88,7 @@ pub struct Release {
 
 /// Whether a sync may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum MirrorStanding {
     /// It is still ours.
     Ours,
     /// Somebody cancelled it.
@@ -292,18 +292,18 @@ impl Session<'_> {
         &self,
         mirror: &Mirror,
         transaction: &str,
-    ) -> Result<Standing, CatalogError> {
+    ) -> Result<MirrorStanding, CatalogError> {
         let rows = self.query(STANDING, &[mirror.id.into()]).await?;
-        let Some(row) = rows.first() else { return Ok(Standing::Lost) };
+        let Some(row) = rows.first() else { return Ok(MirrorStanding::Lost) };
         let status = SyncStatus::numbered(row.get(0)?);
         let (owner, state): (Option<&str>, i32) = (row.get(1)?, row.get(2)?);
         let robot: i32 = row.get(3)?;
         Ok(match status {
-            SyncStatus::Cancel => Standing::Cancelled,
+            SyncStatus::Cancel => MirrorStanding::Cancelled,
             _ if owner == Some(transaction) && state == 2 && robot == mirror.robot_id => {
-                Standing::Ours
+                MirrorStanding::Ours
             }
-            _ => Standing::Lost,
+            _ => MirrorStanding::Lost,
         })
     }
 

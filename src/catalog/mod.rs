@@ -49,7 +49,7 @@ pub use founding::{Founding, FoundingError, found};
 pub use garbage::{FreedBlob, Removed};
 pub use keys::ServiceKey;
 pub use manifests::{Change, Contents, Named, NamedBlob, NewManifest, NewTag, Stored, StoredChild};
-pub use mirrors::{AliveTag, Mirror, Release, Standing, SyncStatus};
+pub use mirrors::{AliveTag, Mirror, MirrorStanding, Release, SyncStatus};
 pub use new_organizations::NewOrganization;
 pub use new_repositories::NewRepository;
 pub use performer::{Entity, Performer, PerformerDetail};

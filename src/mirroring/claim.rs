@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::catalog::{Catalog, CatalogError, Mirror, Release, Standing, SyncStatus};
+use crate::catalog::{Catalog, CatalogError, Mirror, MirrorStanding, Release, SyncStatus};
 
 /// How often it is looked whether the sync was cancelled.
 const LOOK: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ impl Claim {
     }
 
     /// Whether the sync may go on, as the database has it now.
-    pub(super) async fn standing(&self) -> Result<Standing, CatalogError> {
+    pub(super) async fn standing(&self) -> Result<MirrorStanding, CatalogError> {
         self.catalog.session(ROUTE).mirror_standing(&self.mirror, &self.transaction).await
     }
 
@@ -112,9 +112,9 @@ async fn beat(
         }
         let db = catalog.session(ROUTE);
         match db.mirror_standing(&mirror, &transaction).await {
-            Ok(Standing::Ours) => {}
-            Ok(Standing::Cancelled) => return Ending::Cancelled,
-            Ok(Standing::Lost) => return Ending::Lost,
+            Ok(MirrorStanding::Ours) => {}
+            Ok(MirrorStanding::Cancelled) => return Ending::Cancelled,
+            Ok(MirrorStanding::Lost) => return Ending::Lost,
             Err(error) => tracing::warn!(%error, mirror = %mirror.name, "its state is not known"),
         }
         if renewed.elapsed() >= lease / 3 {

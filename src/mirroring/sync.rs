@@ -18,7 +18,7 @@ use super::settings::Settings;
 use super::{Parts, Progress, SyncError};
 use crate::audit::Client;
 use crate::auth::Identity;
-use crate::catalog::{AliveTag, Catalog, Change, Entity, Mirror, Standing, SyncStatus};
+use crate::catalog::{AliveTag, Catalog, Change, Entity, Mirror, MirrorStanding, SyncStatus};
 use crate::config::MirrorEngine;
 use crate::oci::{Digest, cosign_tags, is_tag};
 use crate::upstream::{Counts, Options, Source};
@@ -281,8 +281,8 @@ impl Job<'_> {
     /// Whether the mirror is still ours, and its robot may still write.
     pub(super) async fn may_write(&self) -> Result<(), SyncError> {
         match self.claim.standing().await? {
-            Standing::Ours => may_write(self.parts, self.mirror).await,
-            Standing::Cancelled | Standing::Lost => Err(SyncError::Ended),
+            MirrorStanding::Ours => may_write(self.parts, self.mirror).await,
+            MirrorStanding::Cancelled | MirrorStanding::Lost => Err(SyncError::Ended),
         }
     }
 

@@ -212,7 +212,7 @@ impl Parts {
         if !rules.collected || config.server.registry_state_readonly {
             return None;
         }
-        if config.push.quota_management {
+        if config.push.quotas.counted {
             tracing::warn!("no garbage is collected while FEATURE_QUOTA_MANAGEMENT is on");
             return None;
         }
