@@ -1,7 +1,7 @@
 //! quay-sidecar: serves registry traffic of an existing Quay installation.
 //!
 //! A room per subject; a room uses only those below it in this list, which a test checks:
-//! `serve`, `registry`, `push`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
+//! `serve`, `registry`, `push`, `delivery`, `bundle`, `switches`, `auth`, `events`, `audit`, `catalog`, `blobs`,
 //! `config`, `telemetry`, `oci`, `rounds`.
 
 pub mod audit;
@@ -10,6 +10,7 @@ pub mod blobs;
 pub mod bundle;
 pub mod catalog;
 pub mod config;
+pub mod delivery;
 pub mod events;
 pub mod oci;
 pub mod push;

@@ -6,6 +6,7 @@ mod agreement;
 mod bad_input;
 mod bundle;
 mod database;
+mod delivery;
 mod events;
 mod faults;
 mod manifests;

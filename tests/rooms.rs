@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// From top to bottom, as in the design.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "serve",
     "registry",
     "push",
+    "delivery",
     "bundle",
     "switches",
     "auth",

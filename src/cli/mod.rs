@@ -3,6 +3,7 @@
 mod bundle;
 mod config;
 mod db;
+mod delivery;
 mod mirror;
 mod quay;
 mod serve;
@@ -42,6 +43,9 @@ enum Command {
     /// Our pieces in an existing Quay.
     #[command(subcommand)]
     Bundle(bundle::Bundle),
+    Install(delivery::Install),
+    Uninstall(delivery::Uninstall),
+    Status(delivery::StatusOf),
     /// Print the version.
     Version,
 }
@@ -75,6 +79,9 @@ pub fn run() -> ExitCode {
         Command::Db(command) => command.run(),
         Command::Switch(command) => command.run(),
         Command::Bundle(command) => command.run(),
+        Command::Install(command) => command.run(),
+        Command::Uninstall(command) => command.run(),
+        Command::Status(command) => command.run(),
         Command::Version => {
             println!("quay-sidecar {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
