@@ -72,6 +72,20 @@ struct Systemd {
     _folder: Folder,
 }
 
+/// A process that systemd has started. It does not outlive a test that fails.
+struct Service {
+    child: Child,
+    _at_exit: AtExit,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It has ended already, mostly.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Systemd {
     fn new(is_abstract: bool) -> Systemd {
         let folder = Folder::new();
@@ -90,8 +104,8 @@ impl Systemd {
         Systemd { socket, name, _folder: folder }
     }
 
-    fn start(&self, command: &mut Command) -> (Child, AtExit) {
-        let started = command
+    fn start(&self, command: &mut Command) -> Service {
+        let child = command
             .env("NOTIFY_SOCKET", &self.name)
             .env("WATCHDOG_USEC", "600000")
             .stdin(Stdio::null())
@@ -99,8 +113,8 @@ impl Systemd {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let at_exit = AtExit::run(format!("kill -9 {} 2>/dev/null", started.id()));
-        (started, at_exit)
+        let _at_exit = AtExit::run(format!("kill -9 {} 2>/dev/null", child.id()));
+        Service { child, _at_exit }
     }
 
     fn hears(&self) -> String {
@@ -120,13 +134,13 @@ impl Systemd {
         }
     }
 
-    fn story(&self, mut service: Child) {
+    fn story(&self, mut service: Service) {
         assert_eq!(self.hears(), "READY=1");
         assert_eq!([self.hears(), self.hears(), self.hears()], ["WATCHDOG=1"; 3]);
-        signal(&service, "TERM");
+        signal(&service.child, "TERM");
         let before = self.hears_until("STOPPING=1");
         assert!(before.iter().all(|said| said == "WATCHDOG=1"), "{before:?}");
-        assert!(wait(&mut service, "the service").success());
+        assert!(wait(&mut service.child, "the service").success());
     }
 }
 
@@ -137,7 +151,7 @@ fn registryd_says_that_it_is_ready_alive_and_leaving() {
         let systemd = Systemd::new(is_abstract);
         let mut serve = Command::new(env!("CARGO_BIN_EXE_quay"));
         serve.args(["serve", "registryd", "--admin-listen", "127.0.0.1:0", "--config"]);
-        let (service, _at_exit) = systemd.start(serve.arg(&world.conf).args(&listen));
+        let service = systemd.start(serve.arg(&world.conf).args(&listen));
         systemd.story(service);
     }
 }
@@ -149,9 +163,9 @@ fn a_registryd_that_hangs_is_silent() {
     let systemd = Systemd::new(false);
     let mut serve = Command::new(env!("CARGO_BIN_EXE_quay"));
     serve.args(["serve", "registryd", "--admin-listen", "127.0.0.1:0", "--config"]);
-    let (mut service, _at_exit) = systemd.start(serve.arg(&world.conf).args(&listen));
+    let mut service = systemd.start(serve.arg(&world.conf).args(&listen));
     systemd.hears_until("WATCHDOG=1");
-    signal(&service, "STOP");
+    signal(&service.child, "STOP");
     systemd.socket.set_nonblocking(true).unwrap();
     let mut bytes = [0; 256];
     while systemd.socket.recv(&mut bytes).is_ok() {}
@@ -159,11 +173,11 @@ fn a_registryd_that_hangs_is_silent() {
     // Twice the interval that the unit gives.
     systemd.socket.set_read_timeout(Some(std::time::Duration::from_millis(1200))).unwrap();
     assert!(systemd.socket.recv(&mut bytes).is_err());
-    signal(&service, "CONT");
+    signal(&service.child, "CONT");
     systemd.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     systemd.hears_until("WATCHDOG=1");
-    signal(&service, "TERM");
-    wait(&mut service, "registryd");
+    signal(&service.child, "TERM");
+    wait(&mut service.child, "registryd");
 }
 
 #[test]
@@ -178,6 +192,6 @@ fn the_watcher_says_so_too() {
     watch.args(["switch", "watch", "--admin-listen", "127.0.0.1:0", "--config"]);
     watch.arg(quay.conf("stack")).arg("--quay-conf").arg(quay.conf(""));
     watch.arg("--run").arg(&quay.bundle.programs.run).env("QUAYDIR", quay.root());
-    let (service, _at_exit) = systemd.start(&mut watch);
+    let service = systemd.start(&mut watch);
     systemd.story(service);
 }
