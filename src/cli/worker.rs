@@ -24,7 +24,7 @@ pub struct Repomirror {
     config: ConfigDir,
     /// Where /metrics, /mirrors, /healthz and /readyz are. `,public` after it lets other machines
     /// connect.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9193")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9194")]
     admin_listen: TcpListen,
 }
 

@@ -234,7 +234,7 @@ pub fn routing() -> Routing {
 
 fn certificate(folder: &Path) {
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=q"])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj", "/CN=q"])
         .arg("-keyout")
         .arg(folder.join("ssl.key"))
         .arg("-out")

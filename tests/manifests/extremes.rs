@@ -228,7 +228,7 @@ fn bombs(image: &Manifest) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// All of them at once, some as what they are not; refused, and cheap.
+/// All of them at once; refused, and cheap.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_that_are_bombs() {
     let world = World::with_own_storage();
@@ -250,18 +250,13 @@ async fn documents_that_are_bombs() {
 }
 
 async fn throw(pusher: &Pusher<'_>, name: &str, bytes: &[u8]) {
-    for encoding in ["", "gzip"] {
-        let mut headers = vec![("Content-Type", OCI_MANIFEST)];
-        if !encoding.is_empty() {
-            headers.push(("Content-Encoding", encoding));
-        }
-        let answer = pusher.send(Method::PUT, "manifests/t", &headers, bytes.to_vec()).await;
-        let (status, code, _) = told(answer).await;
-        assert_eq!((status, code.as_str()), (400, "MANIFEST_INVALID"), "{name} {encoding}");
-    }
+    let headers = [("Content-Type", OCI_MANIFEST)];
+    let answer = pusher.send(Method::PUT, "manifests/t", &headers, bytes.to_vec()).await;
+    let (status, code, _) = told(answer).await;
+    assert_eq!((status, code.as_str()), (400, "MANIFEST_INVALID"), "{name}");
 }
 
-/// What is packed is not unpacked: stored is what was sent, or nothing.
+/// What says that it is packed is not taken, whatever it is.
 #[tokio::test]
 async fn a_packed_manifest_is_none() {
     let world = World::with_own_storage();
@@ -277,7 +272,7 @@ async fn a_packed_manifest_is_none() {
         let headers = [("Content-Type", OCI_MANIFEST), ("Content-Encoding", "gzip")];
         let path = format!("manifests/{reference}");
         let answer = pusher.send(Method::PUT, &path, &headers, packed.clone()).await;
-        assert_eq!(told(answer).await.0, 400, "{reference}");
+        assert_eq!(told(answer).await.0, 415, "{reference}");
     }
     assert_eq!(counts(&world), before);
 }
