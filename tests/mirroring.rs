@@ -44,14 +44,14 @@ impl Mirrored {
         }
         let repository_id: i32 = world
             .database
-            .sql(&format!(
+            .sql(
                 "INSERT INTO repository (namespace_user_id, name, visibility_id, badge_token, \
                      kind_id, trust_enabled, state) \
                  SELECT n.id, 'mirror', v.id, 'badge', k.id, false, 2 FROM \"user\" n, \
                      visibility v, repositorykind k \
                  WHERE n.username = 'demo' AND v.name = 'public' AND k.name = 'image' \
-                 RETURNING id"
-            ))
+                 RETURNING id",
+            )
             .trim()
             .parse()
             .unwrap();
