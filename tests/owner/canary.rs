@@ -87,7 +87,7 @@ fn a_damaged_cohort_is_pythons() {
         std::fs::write(&file, damage).unwrap();
         booted.eventually("python", || booted.owner() == "python");
         // The next change writes it anew.
-        assert!(booted.set(&format!("ROUTE_CANARY_ORGS=[demo, other{round}]")).status.success());
+        assert!(booted.set(&format!("ROUTE_CANARY_ORGS=[demo,other{round}]")).status.success());
         booted.eventually("rust", || booted.owner() == "rust");
     }
 }
