@@ -264,7 +264,7 @@ pub fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
 pub fn may_run() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("skipped: only root can give files to the users of a container");
+        crate::support::left_out("only root can give files to the users of a container");
     }
     root
 }

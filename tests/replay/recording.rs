@@ -90,7 +90,7 @@ impl Body {
 pub fn folder() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/quay-data");
     if !folder.is_dir() {
-        println!("skipped: no recorded exchanges");
+        crate::support::left_out("no recorded exchanges");
         return None;
     }
     Some(folder)

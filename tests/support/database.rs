@@ -20,11 +20,15 @@ pub fn on_sqlite() -> bool {
     std::env::var("TEST_DATABASE").is_ok_and(|engine| engine == "sqlite")
 }
 
-/// Whether this run is on PostgreSQL; where it is not, says what is left out, also when nobody
-/// asked for the output of tests that pass.
+/// Says that something is not tested, also when nobody asked for the output of tests that pass.
+pub fn left_out(what: &str) {
+    let _ = writeln!(std::io::stderr(), "left out: {what}");
+}
+
+/// Whether this run is on PostgreSQL; where it is not, says what is left out.
 pub fn postgres_only(what: &str) -> bool {
     if on_sqlite() {
-        let _ = writeln!(std::io::stderr(), "left out, PostgreSQL's alone: {what}");
+        left_out(&format!("{what}, which is PostgreSQL's alone"));
     }
     !on_sqlite()
 }

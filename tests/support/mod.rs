@@ -22,7 +22,7 @@ mod sqlite;
 use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 
-pub use database::{Database, Server, TableLock, on_sqlite, postgres_only};
+pub use database::{Database, Server, TableLock, left_out, on_sqlite, postgres_only};
 pub use postgres::{Cluster, free_port};
 pub use process::{Folder, eventually};
 pub use pusher::Pusher;

@@ -31,7 +31,7 @@ impl SmallDisk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path());
         if !mount.status().is_ok_and(|status| status.success()) {
-            println!("left out: mounting a small disk needs root");
+            crate::support::left_out("mounting a small disk needs root");
             return None;
         }
         let _at_exit = AtExit::run(format!("umount -l '{}'", folder.path().display()));
