@@ -1,5 +1,6 @@
-//! What pulling and pushing cost, beside Debian's docker-registry, nginx and OpenSSL in the same run, and what
-//! storms of pulls meet: `bench --quay PATH --out DIR`. scripts/bench builds and runs it.
+//! What pulling, pushing and mirroring cost, beside Debian's docker-registry, nginx, OpenSSL and
+//! skopeo in the same run, and what storms of pulls meet: `bench --quay PATH --out DIR`. scripts/bench
+//! builds and runs it.
 //!
 //! Everything runs on this machine, load generator and PostgreSQL included, so only ratios within a
 //! run mean anything.
@@ -19,6 +20,7 @@ mod support {
     pub mod docker_registry;
     pub mod images;
     pub mod keys;
+    pub mod mirror_rows;
     pub mod postgres;
     pub mod process;
     pub mod registry_fixture;
@@ -30,7 +32,9 @@ mod support {
     pub use process::{Folder, eventually};
     pub use registryd::Registryd;
 }
+mod delay;
 mod load;
+mod mirrors;
 mod peers;
 mod report;
 mod storm;
@@ -49,7 +53,7 @@ use support::{Folder, Registryd, free_port};
 use workload::Workload;
 
 #[derive(Parser)]
-#[command(name = "bench", about = "What pulling and pushing cost, beside others in the same run")]
+#[command(name = "bench", about = "What pulling, pushing and mirroring cost, beside others")]
 struct Arguments {
     /// The program under test
     #[arg(long, value_name = "PATH")]
@@ -76,6 +80,9 @@ struct Arguments {
     #[arg(long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "",
           conflicts_with_all = ["only", "storms"])]
     pushes: Option<String>,
+    /// Only mirrors
+    #[arg(long, conflicts_with_all = ["only", "storms", "pushes"])]
+    mirrors: bool,
 }
 
 fn main() {
@@ -97,6 +104,10 @@ fn main() {
         pushes(&arguments, &stack, only, &mut report);
         return report.write(&arguments.out);
     }
+    if arguments.mirrors {
+        mirrors::all(&stack).into_iter().for_each(|mirrored| report.mirrored(mirrored));
+        return report.write(&arguments.out);
+    }
     if !arguments.storms {
         let sqlite = peers::OnSqlite::start(&stack.fixture, &sqlite);
         steady(&arguments, &stack, files, &sqlite, &workload, &mut report);
@@ -107,6 +118,7 @@ fn main() {
         }
         if !arguments.storms {
             pushes(&arguments, &stack, "", &mut report);
+            mirrors::all(&stack).into_iter().for_each(|mirrored| report.mirrored(mirrored));
         }
     }
     report.write(&arguments.out);

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::bundle::http::Client;
 use crate::support::docker_registry::DockerRegistry;
-use crate::support::images::Manifest;
 use crate::support::registry_fixture::Fixture;
 use crate::support::{Folder, Registryd};
 use crate::workload::{REPO, Workload};
@@ -26,22 +24,8 @@ pub fn file_server(port: u16) -> String {
 /// Debian's docker-registry with the image in it.
 pub fn docker_registry(workload: &Workload) -> DockerRegistry {
     let docker = DockerRegistry::start();
-    push(&mut Client::new(docker.port), &workload.image);
+    docker.push(REPO, "bench", &workload.image);
     docker
-}
-
-fn push(client: &mut Client, image: &Manifest) {
-    for blob in &image.blobs {
-        let begun = client.send("POST", &format!("/v2/{REPO}/blobs/uploads/"), &[], Some(b""));
-        let place = begun.expect("an upload").header("location").to_owned();
-        let path = place.splitn(4, '/').nth(3).expect("an absolute URL");
-        let path = format!("/{path}&digest={}", blob.digest);
-        let put = client.send("PUT", &path, &[], Some(&blob.bytes)).expect("an answer");
-        assert_eq!(put.status, 201, "{}", put.text());
-    }
-    let (path, media_type) = (format!("/v2/{REPO}/manifests/bench"), image.media_type);
-    let put = client.send("PUT", &path, &[("content-type", media_type)], Some(&image.bytes));
-    assert_eq!(put.expect("an answer").status, 201);
 }
 
 /// registryd on SQLite, with what Quay's Python does beside it: as registryd moves nothing of the

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::load::Run;
+use crate::mirrors::{Mirrored, Spent};
 use crate::storm::Storm;
 use crate::support::{Cluster, Registryd};
 use crate::uploads::Measured;
@@ -28,6 +29,7 @@ pub struct Report {
     registryd: Option<(f64, f64, f64, f64)>,
     storms: Vec<Storm>,
     pushes: Vec<Measured>,
+    mirrors: Vec<Mirrored>,
 }
 
 impl Report {
@@ -40,8 +42,15 @@ impl Report {
              median of {rounds} runs of {seconds} s",
             model.map_or("unknown", |(_, model)| model)
         );
-        let (rows, storms, pushes) = (Vec::new(), Vec::new(), Vec::new());
-        Report { conditions, rows, signatures: None, registryd: None, storms, pushes }
+        Report {
+            conditions,
+            rows: Vec::new(),
+            signatures: None,
+            registryd: None,
+            storms: Vec::new(),
+            pushes: Vec::new(),
+            mirrors: Vec::new(),
+        }
     }
 
     pub fn row(&mut self, name: &str, who: &'static str, mut runs: Vec<Run>) {
@@ -72,6 +81,10 @@ impl Report {
 
     pub fn pushed(&mut self, measured: Measured) {
         self.pushes.push(measured);
+    }
+
+    pub fn mirrored(&mut self, mirrored: Mirrored) {
+        self.mirrors.push(mirrored);
     }
 
     pub fn write(&self, folder: &Path) {
@@ -108,6 +121,9 @@ impl Report {
         if !self.pushes.is_empty() {
             text += &self.pushes();
         }
+        if !self.mirrors.is_empty() {
+            text += &self.mirrors();
+        }
         if self.storms.is_empty() {
             return text;
         }
@@ -138,24 +154,50 @@ impl Report {
     /// Pushes; in brackets, how many times that is what docker-registry does.
     fn pushes(&self) -> String {
         let mut text = "\n| push | registryd MB/s | docker-registry | CPU s/GiB, registryd | \
-                        docker-registry | hash alone | peak MiB, registryd | docker-registry |\n\
-                        |---|---|---|---|---|---|---|---|\n"
+                        docker-registry | the least | hash alone | peak MiB, registryd | docker-registry |\n\
+                        |---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
         for pushed in &self.pushes {
             let (ours, docker) = (&pushed.registryd, &pushed.docker_registry);
             let _ = writeln!(
                 text,
-                "| {} | {:.1} ({:.2}x) | {:.1} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
+                "| {} | {:.1} ({:.2}x) | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
                 pushed.case,
                 ours.mb_per_s,
                 ours.mb_per_s / docker.mb_per_s,
                 docker.mb_per_s,
                 ours.cpu_s_per_gib,
                 docker.cpu_s_per_gib,
+                pushed.least_s_per_gib,
                 pushed.hash_s_per_gib,
                 ours.peak_memory_mib,
                 docker.peak_memory_mib,
             );
+        }
+        text
+    }
+
+    /// Mirrors; in brackets, how many times as quick as skopeo.
+    fn mirrors(&self) -> String {
+        let mut text = "\n| mirror, 20 ms away | | seconds | manifest requests | blob requests | \
+                        of these again | others | connections | MB | peak MiB |\n\
+                        |---|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        for Mirrored { case, quay, skopeo } in &self.mirrors {
+            let times = format!(" ({:.1}x)", skopeo.seconds / quay.seconds);
+            for (who, spent, times) in [("quay", quay, times), ("skopeo", skopeo, String::new())] {
+                let Spent { seconds, megabytes, peak_memory_mib, .. } = spent;
+                let _ = writeln!(
+                    text,
+                    "| {case} | {who} | {seconds:.2}{times} | {} | {} | {} | {} | {} | \
+                     {megabytes:.2} | {peak_memory_mib:.1} |",
+                    spent.manifest_requests,
+                    spent.blob_requests,
+                    spent.blobs_again,
+                    spent.other_requests,
+                    spent.connections,
+                );
+            }
         }
         text
     }
@@ -219,6 +261,7 @@ impl Report {
             })),
             "storms": self.storms,
             "pushes": self.pushes,
+            "mirrors": self.mirrors,
         })
     }
 

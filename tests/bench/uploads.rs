@@ -1,11 +1,12 @@
 //! What pushing costs: blobs of four sizes, in one request and in chunks, one and sixteen at a time,
-//! beside docker-registry, and beside the hash alone.
+//! beside docker-registry, and beside two limits: the hash alone, and the least that a push can be, a
+//! loop that reads from a socket, hashes, writes to a file and flushes it.
 //!
-//! The hash is of the same bytes, by the same sha2 as in the product, in this program.
+//! Both limits are of the same bytes, by the same sha2 as in the product, in this program.
 
 use std::fs;
-use std::io::{self, BufReader, Write};
-use std::net::TcpStream;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
@@ -90,6 +91,8 @@ pub struct Measured {
     pub docker_registry: Pushed,
     /// CPU seconds that hashing alone takes, for each GiB.
     pub hash_s_per_gib: f64,
+    /// CPU seconds from a socket to a flushed file, hashed, for each GiB.
+    pub least_s_per_gib: f64,
 }
 
 /// Everybody who takes pushes.
@@ -108,6 +111,7 @@ impl Case {
     pub fn measure(&self, peers: &Peers<'_>, rounds: usize) -> Measured {
         let rounds = if self.size * self.at_once > GIB { 1 } else { rounds };
         let hash_s_per_gib = self.hash();
+        let least_s_per_gib = self.least(&peers.fixture.storage);
         let (mut ours, mut docker) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
             eprintln!("==> {}, round {round} of {rounds}", self.name);
@@ -118,7 +122,7 @@ impl Case {
             runs.sort_by(|a, b| a.mb_per_s.total_cmp(&b.mb_per_s));
             runs.swap_remove(runs.len() / 2)
         });
-        Measured { case: self.name, registryd, docker_registry, hash_s_per_gib }
+        Measured { case: self.name, registryd, docker_registry, hash_s_per_gib, least_s_per_gib }
     }
 
     /// CPU seconds for each GiB, of as much as makes it certain.
@@ -130,6 +134,33 @@ impl Case {
             std::hint::black_box(content.digest(self.size));
         }
         let spent = cpu_s(std::process::id()) - before;
+        spent / (times * self.size) as f64 * GIB as f64
+    }
+
+    /// CPU seconds for each GiB of the thread that takes the bytes, of as much as makes it certain.
+    fn least(&self, storage: &Path) -> f64 {
+        let times = (GIB / self.size).clamp(1, 200);
+        let (content, size) = (Content::new(), self.size);
+        let file = storage.join("least");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it listens");
+        let spent = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..times {
+                    let mut stream = TcpStream::connect(address).expect("it listens");
+                    content.write(0..size, |bytes| stream.write_all(bytes));
+                }
+            });
+            let taking = scope.spawn(|| {
+                for _ in 0..times {
+                    let (mut stream, _) = listener.accept().expect("a client");
+                    take(&mut stream, &file).expect("a disk with room");
+                }
+                cpu_s("thread-self")
+            });
+            taking.join().expect("it takes everything")
+        });
+        fs::remove_file(&file).expect("our own file");
         spent / (times * self.size) as f64 * GIB as f64
     }
 
@@ -171,6 +202,17 @@ impl Case {
             peak_memory_mib: peak,
         }
     }
+}
+
+fn take(stream: &mut TcpStream, file: &Path) -> io::Result<()> {
+    let (mut hash, mut file) = (Sha256::new(), fs::File::create(file)?);
+    let mut piece = vec![0; 256 << 10];
+    while let length @ 1.. = stream.read(&mut piece)? {
+        hash.update(&piece[..length]);
+        file.write_all(&piece[..length])?;
+    }
+    std::hint::black_box(hash.finalize());
+    file.sync_all()
 }
 
 struct Server {
@@ -335,9 +377,9 @@ impl Client<'_> {
     }
 }
 
-/// User and system time of a process, in seconds.
-fn cpu_s(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+/// User and system time of a process or thread, in seconds.
+fn cpu_s(who: impl std::fmt::Display) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{who}/stat")).expect("it runs");
     let after_name = stat.rsplit(") ").next().expect("fields");
     let field = |n: usize| after_name.split(' ').nth(n - 3).and_then(|word| word.parse().ok());
     let (user, system): (Option<f64>, Option<f64>) = (field(14), field(15));

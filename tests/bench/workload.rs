@@ -174,7 +174,7 @@ fn file_path(storage: &Path, fixture: &Fixture, digest: &str) -> String {
 }
 
 /// Bytes that nothing compresses.
-fn noise(length: usize) -> Blob {
+pub fn noise(length: usize) -> Blob {
     let mut bytes = Vec::with_capacity(length + 16);
     while bytes.len() < length {
         bytes.extend(uuid::Uuid::new_v4().as_bytes());

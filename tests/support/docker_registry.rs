@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::images::Manifest;
 use super::process::{AtExit, signal, wait};
 use super::{Folder, eventually, free_port};
 use crate::bundle::http::Client;
@@ -53,6 +54,11 @@ impl DockerRegistry {
         DockerRegistry { port, child, folder, _at_exit }
     }
 
+    /// Stores an image in a repository, its children and blobs first.
+    pub fn push(&self, repository: &str, tag: &str, image: &Manifest) {
+        put(&mut Client::new(self.port), repository, tag, image);
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -61,6 +67,25 @@ impl DockerRegistry {
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
+}
+
+fn put(client: &mut Client, repository: &str, reference: &str, image: &Manifest) {
+    for child in &image.children {
+        put(client, repository, &child.digest, child);
+    }
+    for blob in &image.blobs {
+        let begun =
+            client.send("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], Some(b""));
+        let location = begun.expect("an upload").header("location").to_owned();
+        let path = location.splitn(4, '/').nth(3).expect("a URL");
+        let path = format!("/{path}&digest={}", blob.digest);
+        let stored = client.send("PUT", &path, &[], Some(&blob.bytes)).expect("an answer");
+        assert_eq!(stored.status, 201, "{}: {}", blob.digest, stored.text());
+    }
+    let (path, headers) =
+        (format!("/v2/{repository}/manifests/{reference}"), [("Content-Type", image.media_type)]);
+    let stored = client.send("PUT", &path, &headers, Some(&image.bytes)).expect("an answer");
+    assert_eq!(stored.status, 201, "{reference}: {}", stored.text());
 }
 
 impl Drop for DockerRegistry {

@@ -10,6 +10,7 @@ pub mod fault_proxy;
 pub mod history;
 pub mod images;
 pub mod keys;
+pub mod mirror_rows;
 pub mod postgres;
 pub mod process;
 pub mod push_load;
