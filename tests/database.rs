@@ -108,7 +108,15 @@ fn db_check_names_what_differs_and_what_stays_with_python() {
             .unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    assert_eq!(check(), (Some(0), "V2_AUTH: ok\nV2_PULL: ok\nV2_PUSH: ok\n".to_owned()));
+    let good = "V2_AUTH: ok\nV2_PULL: ok\nV2_PUSH: ok\nrepomirrorworker: ok\n";
+    assert_eq!(check(), (Some(0), good.to_owned()));
+    // Nothing but the worker that fills mirrors needs it.
+    world.database.sql("ALTER TABLE repomirrorconfig RENAME COLUMN skopeo_timeout TO timeout");
+    let (code, said) = check();
+    assert_eq!(code, Some(1));
+    let kept =
+        "V2_PUSH: ok\nrepomirrorworker: stays with Python\n  repomirrorconfig.skopeo_timeout";
+    assert!(said.contains(kept), "{said}");
     world.database.sql("ALTER TABLE tag RENAME COLUMN hidden TO concealed");
     world.database.sql("ALTER TABLE tag ADD COLUMN new text");
     let (code, said) = check();

@@ -102,9 +102,10 @@ fn a_recorded_drift_is_told_as_such_until_it_expires() {
     let some = said(&quay(&check));
     let excepted = "tag.hidden: the column is missing; excepted until 2999-01-31 by EX-007";
     assert_eq!(some.matches(excepted).count(), 1, "{some}");
-    // It is for pulls alone, and the other capability's difference is still one.
+    // It is for pulls alone, and the other capabilities' difference is still one.
     assert_eq!(quay(&check).status.code(), Some(1), "{some}");
-    write(RECORD.replace("[\"V2_PULL\"]", "[\"V2_PULL\", \"V2_PUSH\"]"));
+    let every = "[\"V2_PULL\", \"V2_PUSH\", \"repomirrorworker\"]";
+    write(RECORD.replace("[\"V2_PULL\"]", every));
     let all = quay(&check);
     assert!(all.status.success(), "{all:?}");
     assert!(said(&all).contains("V2_PULL: stays with Python"), "it is not served for all that");

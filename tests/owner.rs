@@ -8,6 +8,7 @@ mod pushes;
 mod service;
 mod status_page;
 mod watcher;
+mod workers;
 
 use std::any::Any;
 use std::fs;
@@ -45,6 +46,16 @@ impl Booted {
 
     /// With another stand-in for Python, which listens already.
     fn around(quay: Quay, world: World, python: Box<dyn Any>) -> Booted {
+        Booted::edited(quay, world, python, |programs| programs)
+    }
+
+    /// With other programs: `edit` gets the text that supervisord reads.
+    fn edited(
+        quay: Quay,
+        world: World,
+        python: Box<dyn Any>,
+        edit: impl FnOnce(String) -> String,
+    ) -> Booted {
         for file in ["config.yaml", "quay.pem", "quay.kid"] {
             fs::copy(world.conf.join(file), quay.conf("stack").join(file)).unwrap();
         }
@@ -62,9 +73,10 @@ impl Booted {
             .read("supervisord.conf")
             .replace(",nginx", &format!(",nginx {any_port}"))
             .replace("switch watch", &format!("switch watch {any_port}"))
+            .replace("worker repomirror", &format!("worker repomirror {any_port}"))
             .replace("stdout_logfile=NONE", &format!("stdout_logfile={}", log("out")))
             .replace("stderr_logfile=NONE", &format!("stderr_logfile={}", log("log")));
-        fs::write(quay.conf("supervisord.conf"), spliced).unwrap();
+        fs::write(quay.conf("supervisord.conf"), edit(spliced)).unwrap();
         let mut start = Command::new("supervisord");
         start.arg("-c").arg(quay.conf("supervisord.conf")).current_dir(quay.root());
         environment(&mut start, &quay);
@@ -343,9 +355,12 @@ fn workers_stop_and_are_given_back() {
     assert!(set.status.success(), "{set:?}");
     booted.set("WORKER_OWNER_REPOMIRRORWORKER=off");
     booted.eventually("stopped", || is(flush, "STOPPED"));
+    booted.set("WORKER_OWNER_REPOMIRRORWORKER=rust");
+    assert!(is("repomirror", "RUNNING") && is(mirror, "STOPPED"));
     booted.set("WORKER_OWNER_REPOMIRRORWORKER=python");
     booted.set("WORKER_OWNER_PULLSTATSREDISFLUSHWORKER=python");
     booted.eventually("running", || is(flush, "RUNNING"));
+    assert!(is("repomirror", "STOPPED"));
     assert!(is(mirror, "STOPPED"), "it was not started by Quay");
 }
 

@@ -15,12 +15,15 @@ use super::ini::Ini;
 use super::run_folder::{RunFolder, RunFolderError};
 use super::splice::splice;
 use super::sqlite_file;
-use super::supervisord;
+use super::supervisord::{self, MIRROR_WORKER, PYTHONS_MIRROR_WORKER};
 use super::tree::{Pristine, Tree};
 use super::xmlrpc::{Supervisor, SupervisorError};
 
 /// How long a registryd elsewhere may take to answer.
 const SERVICE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long supervisord may take.
+const SUPERVISOR_LIMIT: Duration = Duration::from_secs(2);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,7 @@ impl Bundle {
             check("registryd's socket", self.our_socket()),
             check("supervisord", self.supervisor()),
         ];
+        checks.extend(self.mirror_worker().map(|found| check("mirror worker", found)));
         match Pristine::read(&self.tree) {
             Err(error) => checks.push(check("generated files", Err(error.to_string()))),
             Ok(quay) => {
@@ -146,8 +150,30 @@ impl Bundle {
             .map_err(|error| format!("{error}: Python answers until registryd is started"))
     }
 
+    /// Where supervisord answers. Both at once harm no repository, but no switch leads to it.
+    fn mirror_worker(&self) -> Option<Result<String, String>> {
+        let supervisor = Supervisor::at(self.tree.supervisor_socket(), SUPERVISOR_LIMIT);
+        let processes = supervisor.processes().ok()?;
+        let find = |name: &str| processes.iter().find(|process| process.name == name);
+        let (Some(ours), python) = (find(MIRROR_WORKER), find(PYTHONS_MIRROR_WORKER)) else {
+            let problem = format!("supervisord has no {MIRROR_WORKER} yet: restart the container");
+            return Some(Err(problem));
+        };
+        let Some(python) = python else {
+            return Some(Ok(format!("ours is {}; this Quay has none", ours.state)));
+        };
+        let states = format!("Python's is {}, ours is {}", python.state, ours.state);
+        Some(match ours.can_be_stopped() && python.can_be_stopped() {
+            true => Err(format!(
+                "{states}: set WORKER_OWNER_REPOMIRRORWORKER, and take both out of \
+                 QUAY_OVERRIDE_SERVICES"
+            )),
+            false => Ok(states),
+        })
+    }
+
     fn supervisor(&self) -> Result<String, String> {
-        let supervisor = Supervisor::at(self.tree.supervisor_socket(), Duration::from_secs(2));
+        let supervisor = Supervisor::at(self.tree.supervisor_socket(), SUPERVISOR_LIMIT);
         match supervisor.state("owner-switch") {
             Ok(state) => Ok(format!("owner-switch is {state}")),
             Err(SupervisorError::Fault { text, .. }) => {

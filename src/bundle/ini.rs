@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::supervisord::PYTHONS_MIRROR_WORKER;
+
 /// Sections in the order of their first header, with the values as written: nothing interpolated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ini {
@@ -97,6 +99,16 @@ impl Ini {
     pub fn autostart(&self, program: &str) -> bool {
         let value = self.program(program, "autostart").unwrap_or("true");
         !["false", "no", "off", "0"].contains(&value.to_ascii_lowercase().as_str())
+    }
+
+    /// Whether supervisord starts a program by itself, and has one to start.
+    pub fn starts(&self, program: &str) -> bool {
+        self.autostart(program) && self.program(program, "command").is_some()
+    }
+
+    /// Whether this is a Quay that does nothing but mirror, as its mode `repomirror` has it.
+    pub fn only_mirrors(&self) -> bool {
+        !self.starts("nginx") && self.starts(PYTHONS_MIRROR_WORKER)
     }
 
     /// All sections.

@@ -32,7 +32,10 @@ pub use lexer::LexError;
 pub use nginx::{Blobs, Canary, Nginx, Routing, Rule, RuleOwner, RustAddress, STREAM_HEADER};
 pub use run_folder::{RunFolder, RunFolderError, Workers};
 pub use splice::{SpliceError, Spliced, splice, undefined_upstreams};
-pub use supervisord::{Programs, RETIRED, SplicedPrograms, SupervisordError, prove, stale};
+pub use supervisord::{
+    MIRROR_WORKER, PYTHONS_MIRROR_WORKER, Programs, RETIRED, SplicedPrograms, SupervisordError,
+    prove, stale,
+};
 pub use text::Refused;
 pub use tree::{FileError, PristineError, Tree};
-pub use xmlrpc::{Supervisor, SupervisorError};
+pub use xmlrpc::{Process, Supervisor, SupervisorError};

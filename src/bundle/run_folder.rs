@@ -1,5 +1,6 @@
 //! The run folder: our socket, the flags that nginx looks at, and the secret part of blob paths.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -105,9 +106,31 @@ impl RunFolder {
         }
     }
 
-    /// Which of Python's workers a switch has stopped: a line each, kept by the watcher for the
-    /// next one.
-    pub fn stopped_workers(&self) -> PathBuf {
+    /// Which of Python's workers a switch has taken: a line each in a file, kept by the watcher for
+    /// the next one. None where there is no such file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn taken_workers(&self) -> Result<BTreeSet<String>, RunFolderError> {
+        let path = self.taken_file();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(error) => Err(io_error(&path)(error)),
+        }
+    }
+
+    /// Keeps them. The file is there whole, or as it was.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_taken_workers(&self, taken: &BTreeSet<String>) -> Result<(), RunFolderError> {
+        let path = self.taken_file();
+        let lines: String = taken.iter().map(|program| format!("{program}\n")).collect();
+        files::write(&path, lines.as_bytes(), 0o600).map_err(io_error(&path))
+    }
+
+    fn taken_file(&self) -> PathBuf {
         self.path.join("stopped-workers")
     }
 
@@ -133,10 +156,10 @@ impl RunFolder {
     /// # Errors
     /// When one cannot be removed.
     pub fn clear(&self) -> Result<(), RunFolderError> {
-        let stopped = self.stopped_workers();
-        match fs::remove_file(&stopped) {
+        let taken = self.taken_file();
+        match fs::remove_file(&taken) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error(&stopped)(error));
+                return Err(io_error(&taken)(error));
             }
             _ => {}
         }

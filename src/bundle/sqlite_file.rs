@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access, statfs};
 
 use super::ini::Ini;
+use super::supervisord::PYTHONS_MIRROR_WORKER;
 use crate::switches::{CONFIG_FILE, Content, Reading, SECTION, SWITCH_FILE};
 
 /// What every SQLite database begins with (its file format, section 1.3).
@@ -96,10 +97,11 @@ pub(super) fn file_system(path: &Path) -> Result<String, String> {
 
 /// Whether Quay mirrors: said, not complained about.
 pub(super) fn mirroring(programs: &Ini) -> String {
-    match programs.autostart("repomirrorworker") {
-        true => "repomirrorworker is started".to_owned(),
-        false => "repomirrorworker is not started, as mirror-registry has it: nothing is \
-                  mirrored; QUAY_OVERRIDE_SERVICES=repomirrorworker=true starts it"
+    match programs.autostart(PYTHONS_MIRROR_WORKER) {
+        true => "Quay starts its repomirrorworker".to_owned(),
+        false => "Quay does not start its repomirrorworker, as mirror-registry has it; \
+                  WORKER_OWNER_REPOMIRRORWORKER=rust runs ours, \
+                  QUAY_OVERRIDE_SERVICES=repomirrorworker=true Python's"
             .to_owned(),
     }
 }

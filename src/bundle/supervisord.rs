@@ -19,6 +19,12 @@ const MARKER: &str = "; quay-sidecar";
 /// In a service map of every release that we know, but never a program (decision D-001).
 pub const RETIRED: &str = "ip-resolver-update-worker";
 
+/// Our program that fills mirrors. The watcher starts it when its switch says so.
+pub const MIRROR_WORKER: &str = "repomirror";
+
+/// Quay's program that does.
+pub const PYTHONS_MIRROR_WORKER: &str = "repomirrorworker";
+
 /// What our programs need to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
@@ -114,17 +120,26 @@ impl Programs {
         let service =
             self.service.map(|address| format!(" --service {address}")).unwrap_or_default();
         // Read from the result: QUAY_SERVICES means different things in different releases.
-        let nginx = quay.autostart("nginx") && quay.program("nginx", "command").is_some();
-        if !nginx {
-            let what = "nginx is not started here (QUAY_SERVICES?), so our programs are not either";
-            notices.push(what.to_owned());
+        let nginx = quay.starts("nginx");
+        // Where Quay does nothing but mirror, the watcher has a worker to move.
+        let watched = nginx || quay.only_mirrors();
+        match (nginx, watched) {
+            (true, _) => {}
+            (false, true) => notices.push(
+                "nginx is not started here (QUAY_SERVICES?): only the mirror worker can be ours"
+                    .to_owned(),
+            ),
+            (false, false) => notices.push(
+                "nginx is not started here (QUAY_SERVICES?), so our programs are not either"
+                    .to_owned(),
+            ),
         }
-        let mut autostart = |name: &str, wanted: bool| {
+        let mut autostart = |name: &str, wanted: bool, here: bool| {
             let told = self.told(name);
-            if let Some(told) = told.filter(|_| nginx) {
+            if let Some(told) = told.filter(|_| here) {
                 notices.push(format!("{name}: autostart={told}, from QUAY_OVERRIDE_SERVICES"));
             }
-            nginx && told.unwrap_or(wanted)
+            here && told.unwrap_or(wanted)
         };
         let programs = vec![
             Program {
@@ -133,7 +148,7 @@ impl Programs {
                     "{binary} serve registryd --config {config} \
                      --listen unix:{run}/registryd.sock,nginx{python}"
                 ),
-                autostart: autostart("registryd", self.registryd),
+                autostart: autostart("registryd", self.registryd, nginx),
                 stop_wait: self.stop_wait,
             },
             Program {
@@ -142,7 +157,14 @@ impl Programs {
                     "{binary} switch watch --config {config} --quay-conf {quay_conf} \
                      --run {run}{service}"
                 ),
-                autostart: autostart("owner-switch", self.owner_switch),
+                autostart: autostart("owner-switch", self.owner_switch, watched),
+                stop_wait: self.stop_wait,
+            },
+            Program {
+                name: MIRROR_WORKER,
+                // Where its metrics are is a setting, which `quay mirror status` reads too.
+                command: format!("{binary} worker repomirror --config {config}"),
+                autostart: autostart(MIRROR_WORKER, false, watched),
                 stop_wait: self.stop_wait,
             },
             Program {

@@ -11,6 +11,49 @@ use regex::Regex;
 /// Answers are short; what is longer is none of supervisord's.
 const LONGEST_ANSWER: u64 = 1024 * 1024;
 
+/// A program as supervisord has it at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its name.
+    pub name: String,
+    /// `RUNNING`, `STOPPED`, `FATAL`, ….
+    pub state: String,
+    /// 0 where there is no process.
+    pub pid: u32,
+    /// How long ago its last process ended, in whole seconds.
+    pub ended_s: u64,
+    /// Of its last process.
+    pub exit_status: i64,
+    /// Why it could not be started; empty where it could.
+    pub spawn_error: String,
+}
+
+/// supervisord starts what has ended again within a second, where it does at all.
+const AT_REST_S: u64 = 3;
+
+impl Process {
+    /// Whether its process is gone, and none comes unless somebody asks for it.
+    pub fn is_at_rest(&self) -> bool {
+        let at_rest = match self.state.as_str() {
+            "STOPPED" | "FATAL" => true,
+            // `autorestart` may be just about to.
+            "EXITED" => self.ended_s >= AT_REST_S,
+            _ => false,
+        };
+        at_rest && self.pid == 0
+    }
+
+    /// Whether it can be told to stop: it runs, or supervisord tries to make it.
+    pub fn can_be_stopped(&self) -> bool {
+        ["RUNNING", "STARTING", "BACKOFF"].contains(&self.state.as_str())
+    }
+
+    /// Whether it runs, and has for as long as its `startsecs` ask.
+    pub fn is_running(&self) -> bool {
+        self.state == "RUNNING"
+    }
+}
+
 /// A supervisord.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
@@ -60,8 +103,19 @@ impl Supervisor {
     /// # Errors
     /// When supervisord cannot be asked, or has no such program.
     pub fn state(&self, program: &str) -> Result<String, SupervisorError> {
-        let answer = self.call("getProcessInfo", program, "")?;
+        let answer = self.call("getProcessInfo", &named(program)?)?;
         member(&answer, "statename").ok_or(SupervisorError::Answer(answer))
+    }
+
+    /// Every program.
+    ///
+    /// # Errors
+    /// When supervisord cannot be asked.
+    pub fn processes(&self) -> Result<Vec<Process>, SupervisorError> {
+        let answer = self.call("getAllProcessInfo", "")?;
+        let processes: Option<Vec<Process>> =
+            answer.split("<struct>").skip(1).map(process).collect();
+        processes.ok_or(SupervisorError::Answer(answer))
     }
 
     /// Starts a program and waits until supervisord says that it runs; one that runs is left alone.
@@ -69,7 +123,15 @@ impl Supervisor {
     /// # Errors
     /// When it does not stay up.
     pub fn start(&self, program: &str) -> Result<(), SupervisorError> {
-        self.expect("startProcess", program, ALREADY_STARTED)
+        self.expect("startProcess", program, true, ALREADY_STARTED)
+    }
+
+    /// Starts a program and waits for nothing; one that runs is left alone.
+    ///
+    /// # Errors
+    /// When there is nothing to start.
+    pub fn begin_start(&self, program: &str) -> Result<(), SupervisorError> {
+        self.expect("startProcess", program, false, ALREADY_STARTED)
     }
 
     /// Stops a program and waits for its end; one that does not run is left alone.
@@ -77,7 +139,15 @@ impl Supervisor {
     /// # Errors
     /// When it does not end.
     pub fn stop(&self, program: &str) -> Result<(), SupervisorError> {
-        self.expect("stopProcess", program, NOT_RUNNING)
+        self.expect("stopProcess", program, true, NOT_RUNNING)
+    }
+
+    /// Tells a program to stop and waits for nothing; one that does not run is left alone.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn begin_stop(&self, program: &str) -> Result<(), SupervisorError> {
+        self.expect("stopProcess", program, false, NOT_RUNNING)
     }
 
     /// Sends a signal to a program, by its name without `SIG`; the master process gets it.
@@ -86,25 +156,28 @@ impl Supervisor {
     /// When supervisord cannot be asked, or the program does not run.
     pub fn signal(&self, program: &str, signal: &str) -> Result<(), SupervisorError> {
         let signal = format!("<param><value><string>{signal}</string></value></param>");
-        self.call("signalProcess", program, &signal).map(|_| ())
+        self.call("signalProcess", &(named(program)? + &signal)).map(|_| ())
     }
 
-    fn expect(&self, method: &str, program: &str, fine: i64) -> Result<(), SupervisorError> {
-        let wait = "<param><value><boolean>1</boolean></value></param>";
-        match self.call(method, program, wait) {
+    fn expect(
+        &self,
+        method: &str,
+        program: &str,
+        wait: bool,
+        fine: i64,
+    ) -> Result<(), SupervisorError> {
+        let wait = u8::from(wait);
+        let wait = format!("<param><value><boolean>{wait}</boolean></value></param>");
+        match self.call(method, &(named(program)? + &wait)) {
             Err(SupervisorError::Fault { code, .. }) if code == fine => Ok(()),
             called => called.map(|_| ()),
         }
     }
 
-    fn call(&self, method: &str, program: &str, more: &str) -> Result<String, SupervisorError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_:.".contains(c);
-        if program.is_empty() || !program.chars().all(plain) {
-            return Err(SupervisorError::Name(program.to_owned()));
-        }
+    fn call(&self, method: &str, params: &str) -> Result<String, SupervisorError> {
         let body = format!(
-            "<?xml version='1.0'?><methodCall><methodName>supervisor.{method}</methodName><params>\
-             <param><value><string>{program}</string></value></param>{more}</params></methodCall>"
+            "<?xml version='1.0'?><methodCall><methodName>supervisor.{method}</methodName>\
+             <params>{params}</params></methodCall>"
         );
         let answer = self.post(&body).map_err(|source| SupervisorError::Unreachable {
             socket: self.socket.clone(),
@@ -145,6 +218,30 @@ impl Supervisor {
     }
 }
 
+/// A name as a parameter: nothing in it could be taken for anything else.
+fn named(program: &str) -> Result<String, SupervisorError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_:.".contains(c);
+    if program.is_empty() || !program.chars().all(plain) {
+        return Err(SupervisorError::Name(program.to_owned()));
+    }
+    Ok(format!("<param><value><string>{program}</string></value></param>"))
+}
+
+/// What stands between one `<struct>` and the next.
+fn process(text: &str) -> Option<Process> {
+    let number = |name: &str| member(text, name)?.parse::<i64>().ok();
+    let (now, stop) = (number("now")?, number("stop")?);
+    Some(Process {
+        name: member(text, "name")?,
+        state: member(text, "statename")?,
+        pid: u32::try_from(number("pid")?).ok()?,
+        // A clock that went back is no reason to wait for ever, nor to go on at once.
+        ended_s: now.saturating_sub(stop).unsigned_abs(),
+        exit_status: number("exitstatus")?,
+        spawn_error: member(text, "spawnerr").unwrap_or_default(),
+    })
+}
+
 /// A member of an answer's struct, whatever its type.
 fn member(answer: &str, name: &str) -> Option<String> {
     let pattern = format!(r"<name>{name}</name>\s*<value>\s*<(?:string|int|i4)>([^<]*)</");
@@ -163,6 +260,28 @@ mod tests {
         assert_eq!(member(answer, "statename").as_deref(), Some("RUNNING"));
         assert_eq!(member(answer, "faultCode").as_deref(), Some("10"));
         assert_eq!(member(answer, "other"), None);
+    }
+
+    #[test]
+    fn what_is_at_rest_stays_so() {
+        let process = |state: &str, pid: u32, ended_s: u64| Process {
+            name: "a".to_owned(),
+            state: state.to_owned(),
+            pid,
+            ended_s,
+            exit_status: 0,
+            spawn_error: String::new(),
+        };
+        for state in ["STOPPED", "FATAL"] {
+            assert!(process(state, 0, 0).is_at_rest(), "{state}");
+        }
+        assert!(process("EXITED", 0, AT_REST_S).is_at_rest());
+        // It may be started again in this very second.
+        assert!(!process("EXITED", 0, 1).is_at_rest());
+        assert!(!process("STOPPED", 7, 0).is_at_rest());
+        for state in ["RUNNING", "STARTING", "BACKOFF", "STOPPING", "UNKNOWN", "NEW"] {
+            assert!(!process(state, 0, 99).is_at_rest(), "{state}");
+        }
     }
 
     #[test]

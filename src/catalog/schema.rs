@@ -30,13 +30,16 @@ pub struct Table {
     pub name: String,
     /// What we need it for.
     pub why: String,
-    /// Capabilities that stay with Python when this table is not as described.
+    /// Capabilities, and workers, that stay with Python when this table is not as described.
     pub needed_by: Vec<String>,
     /// Columns we read or write.
     pub columns: Vec<Column>,
     /// Columns that only pushes read or write: where they differ, pushes alone stay with Python.
     #[serde(default)]
     pub push: Vec<Column>,
+    /// Columns that only the worker that fills mirrors reads or writes.
+    #[serde(default)]
+    pub mirroring: Vec<Column>,
     /// Columns we never touch; they only give a rendered table its real shape.
     #[serde(default)]
     pub shape: Vec<Column>,
@@ -156,6 +159,9 @@ pub enum Problem {
 /// The capability of pushes.
 const PUSH: &str = "V2_PUSH";
 
+/// The worker that fills mirrors, by Quay's name for it. It pushes what it fetches.
+pub const MIRRORING: &str = "repomirrorworker";
+
 /// The contract this binary was built with.
 #[expect(clippy::expect_used, reason = "the file is part of the binary; a test loads it")]
 pub fn contract() -> &'static Contract {
@@ -189,10 +195,17 @@ pub fn compare(contract: &Contract, live: &[LiveColumn]) -> Vec<Drift> {
         for column in &table.columns {
             drifts.extend(problem(column).map(|found| table.drift(Some(&column.name), found)));
         }
-        for column in &table.push {
-            let drift = problem(column).map(|found| table.drift(Some(&column.name), found));
-            let capabilities = vec![PUSH.to_owned()];
-            drifts.extend(drift.map(|drift| Drift { capabilities, ..drift }));
+        for (columns, needed_by) in [(&table.push, PUSH), (&table.mirroring, MIRRORING)] {
+            for column in columns {
+                let drift = problem(column).map(|found| table.drift(Some(&column.name), found));
+                let capabilities = vec![needed_by.to_owned()];
+                drifts.extend(drift.map(|drift| Drift { capabilities, ..drift }));
+            }
+        }
+    }
+    for Drift { capabilities, .. } in &mut drifts {
+        if capabilities.iter().any(|name| name == PUSH) {
+            capabilities.push(MIRRORING.to_owned());
         }
     }
     drifts
@@ -201,7 +214,7 @@ pub fn compare(contract: &Contract, live: &[LiveColumn]) -> Vec<Drift> {
 impl Table {
     /// Every column of a rendered table.
     fn all_columns(&self) -> impl Iterator<Item = &Column> {
-        self.columns.iter().chain(&self.push).chain(&self.shape)
+        self.columns.iter().chain(&self.push).chain(&self.mirroring).chain(&self.shape)
     }
 
     fn index_statements(&self) -> impl Iterator<Item = String> {

@@ -230,6 +230,8 @@ fn report(teller: &Teller, manifest: &Manifest) -> Result<bool, Error> {
         None => println!("no watcher answers: every owner is python"),
         Some(status) => {
             println!("registryd {}", status.registryd);
+            status.problems.iter().for_each(|problem| println!("problem  {problem}"));
+            status.moving.iter().for_each(|moving| println!("moving   {moving}"));
             for line in status.owners.iter().filter(|line| line.owner != "python") {
                 println!("owner    {} {} ({})", line.id, line.owner, line.reason);
             }

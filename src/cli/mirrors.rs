@@ -1,6 +1,7 @@
 //! `quay mirror …`
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use quay_sidecar::catalog::Catalog;
 use quay_sidecar::config::Config;
-use quay_sidecar::mirroring::{Outcome, Plan, Progress, SyncError};
+use quay_sidecar::mirroring::{Outcome, Plan, Progress, Snapshot, SyncError};
 use quay_sidecar::oci::{NameRules, RepoName};
-use quay_sidecar::serve::repomirror::Mirrors;
+use quay_sidecar::serve::repomirror::{Mirrors, ask};
 use quay_sidecar::telemetry::Metrics;
 
 use super::{ConfigDir, EX_USAGE, unusable};
@@ -23,7 +24,7 @@ pub enum Mirror {
     ///
     /// Exits 0 when every tag is here, 1 otherwise.
     Sync(SyncNow),
-    /// What there is, how it stands, and when it is filled next.
+    /// What there is, how it stands, and when it is filled next; how far, where a worker is at it.
     Status(Status),
 }
 
@@ -45,6 +46,10 @@ pub struct SyncNow {
 pub struct Status {
     #[command(flatten)]
     config: ConfigDir,
+    /// Where the worker is asked how far it is. [default: QUAY_SIDECAR's repo_mirror_admin,
+    /// 127.0.0.1:9194]
+    #[arg(long, value_name = "IP:PORT")]
+    worker: Option<SocketAddr>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -187,17 +192,30 @@ async fn draw(progress: Arc<Progress>) {
         let now = progress.snapshot();
         bar.set_length(now.tags as u64);
         bar.set_position(now.done as u64);
-        let rate = now.bytes as f64 / now.seconds.max(0.001);
         let left = now.seconds_left.map(|left| format!(", {left:.0} s left")).unwrap_or_default();
         bar.set_message(format!(
             "{} of {}, {}/s{left}  {}",
             HumanBytes(now.bytes),
             HumanBytes(now.expected_bytes),
-            HumanBytes(rate as u64),
+            HumanBytes(now.rate() as u64),
             now.doing
         ));
         tokio::time::sleep(DRAW).await;
     }
+}
+
+/// `42% (21 of 50 tags, 3 MiB of 8 MiB, 512 KiB/s, 4 s left)`
+fn far(sync: &Snapshot) -> String {
+    let Some(percent) = sync.percent() else { return format!("({})", sync.doing) };
+    let left = sync.seconds_left.map(|left| format!(", {left:.0} s left")).unwrap_or_default();
+    format!(
+        "{percent}% ({} of {} tags, {} of {}, {}/s{left})",
+        sync.done,
+        sync.tags,
+        HumanBytes(sync.bytes),
+        HumanBytes(sync.expected_bytes),
+        HumanBytes(sync.rate() as u64)
+    )
 }
 
 impl Status {
@@ -219,18 +237,28 @@ impl Status {
         let metrics = Arc::new(Metrics::default());
         let catalog = Catalog::new(&config.database, &config.sidecar, 1, metrics)?;
         let mirrors = catalog.session("mirror_status").mirrors(MOST).await?;
+        let address = self.worker.unwrap_or(config.sidecar.mirror_admin);
+        let syncs = ask(address).await.unwrap_or_else(|error| {
+            if !mirrors.is_empty() {
+                eprintln!("{error}: how far syncs are is not known");
+            }
+            Vec::new()
+        });
         for mirror in &mirrors {
+            let name = mirror.name.to_string();
+            let sync = syncs.iter().find(|sync| sync.repository == name);
             let start = mirror.start.map(|start| format!("{start}Z"));
             if self.json {
                 println!(
                     "{}",
                     serde_json::json!({
-                        "repository": mirror.name.to_string(),
+                        "repository": name,
                         "source": mirror.external_reference,
                         "status": mirror.status.as_str(),
                         "enabled": mirror.enabled,
                         "next": start,
                         "retries": mirror.retries,
+                        "progress": sync,
                     })
                 );
             } else {
@@ -239,9 +267,9 @@ impl Status {
                     (true, Some(start)) => format!("next {start}"),
                     (true, None) => "when asked for".to_owned(),
                 };
+                let far = sync.map(|sync| format!(" {}", far(sync))).unwrap_or_default();
                 println!(
-                    "{}  {}  {next}  from {}",
-                    mirror.name,
+                    "{name}  {}{far}  {next}  from {}",
                     mirror.status.as_str(),
                     mirror.external_reference
                 );

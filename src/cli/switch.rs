@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use quay_sidecar::serve::owner::{self, Line, Status, declared, naming};
 use quay_sidecar::serve::{TcpListen, systemd};
 use quay_sidecar::switches::{
-    Assignment, Hindrances, Naming, Problem, Resolver, Router, SetError, Written, catalogue, set,
+    Assignment, Decision, Hindrances, Naming, Problem, Resolver, Router, SetError, Written,
+    catalogue, set,
 };
 use quay_sidecar::telemetry::logs;
 
@@ -32,12 +33,14 @@ const LOOK: Duration = Duration::from_millis(100);
 pub enum Switch {
     /// Print every capability and worker: owner, reason, versions seen and applied.
     Show(Show),
-    /// Print which route a request takes, who owns it, and each rule that decided.
+    /// Print which route a request takes, or which worker it is, who owns it, and each rule that
+    /// decided.
     Explain(Explain),
     /// Change switches: `quay switch set ROUTE_OWNER_CAP_V2_PULL=rust`. `KEY=` removes one.
     ///
-    /// Waits until the change is in effect. Exits 0; 1 when nothing was changed; 3 when it was
-    /// written and the watcher cannot be asked; 64 for what is no switch.
+    /// Waits until the change is in effect. Exits 0; 1 when nothing was changed, or Python keeps what
+    /// was given to us; 3 when it was written and it is not known whether it is in effect; 64 for
+    /// what is no switch.
     Set(Set),
     /// Run the watcher: sets and clears what the switches say. A program of supervisord's.
     Watch(Watch),
@@ -63,10 +66,11 @@ pub struct Show {
 
 #[derive(Args)]
 pub struct Explain {
-    /// GET, HEAD, PUT, …
-    method: String,
-    /// With its leading slash, as a client sends it.
-    path: String,
+    /// GET, HEAD, PUT, …; or a worker: repomirrorworker, …
+    #[arg(value_name = "METHOD or WORKER")]
+    what: String,
+    /// With its leading slash, as a client sends it; for a worker there is none.
+    path: Option<String>,
     /// Whose request it is, for ROUTE_CANARY_USERS.
     #[arg(long)]
     user: Option<String>,
@@ -118,6 +122,9 @@ impl Show {
         for problem in status.problems.iter().chain(&status.map_problem) {
             println!("problem: {problem}");
         }
+        for moving in &status.moving {
+            println!("moving: {moving}");
+        }
         for Line { kind, id, owner, reason, gated } in &status.owners {
             let gated = if *gated { ", for the canary's cohort" } else { "" };
             println!("{kind:10} {id:36} {owner:6} ({reason}{gated})");
@@ -144,6 +151,7 @@ fn by_the_files(quay: &Quay) -> Status {
 
 impl Explain {
     fn run(self) -> ExitCode {
+        let Some(path) = &self.path else { return self.worker() };
         let installation = self.quay.installation();
         let naming = installation.config.as_ref().map_or_else(Naming::default, naming);
         let router = match Router::new(naming) {
@@ -156,7 +164,7 @@ impl Explain {
         let switches = installation.switches();
         let (declared, hindered) = (declared(), Hindrances::of_this_machine());
         let resolver = Resolver { switches: &switches, declared: &declared, hindered: &hindered };
-        let explained = resolver.explain(&router, &self.method, &self.path, self.user.as_deref());
+        let explained = resolver.explain(&router, &self.what, path, self.user.as_deref());
         let found = explained.found.as_ref();
         if let Some(route) = found.and_then(|found| catalogue().route(found.id)) {
             println!("route       {} {}", route.tracker_id(), route.path);
@@ -165,16 +173,40 @@ impl Explain {
         if let Some(repository) = found.and_then(|found| found.repository.as_ref()) {
             println!("repository  {repository}");
         }
-        println!(
-            "owner       {} ({})",
-            explained.decision.owner,
-            explained.decision.reason.as_str()
-        );
-        for rule in &explained.decision.rules {
-            let mark = if rule.decided { "*" } else { " " };
-            println!("  {mark} {}: {}", rule.rule, rule.found);
+        show_decision(&explained.decision);
+        ExitCode::SUCCESS
+    }
+
+    fn worker(&self) -> ExitCode {
+        let Some(worker) = catalogue().worker(&self.what) else {
+            eprintln!(
+                "quay: {:?} is no worker of Quay's, and a request has a method and a path: GET /v2/",
+                self.what
+            );
+            return ExitCode::from(EX_USAGE);
+        };
+        let switches = self.quay.installation().switches();
+        let (declared, hindered) = (declared(), Hindrances::of_this_machine());
+        let resolver = Resolver { switches: &switches, declared: &declared, hindered: &hindered };
+        println!("worker      {}", worker.program);
+        show_decision(&resolver.worker(worker));
+        // What the files say, and what has become of it.
+        if let Some(status) = Status::read(&self.quay.paths().run) {
+            let line = status.owners.iter().find(|line| line.id == worker.program);
+            line.iter().for_each(|line| println!("in effect   {} ({})", line.owner, line.reason));
+            let about = |text: &&String| text.contains(&worker.program);
+            status.problems.iter().filter(about).for_each(|text| println!("problem     {text}"));
+            status.moving.iter().filter(about).for_each(|text| println!("moving      {text}"));
         }
         ExitCode::SUCCESS
+    }
+}
+
+fn show_decision(decision: &Decision) {
+    println!("owner       {} ({})", decision.owner, decision.reason.as_str());
+    for rule in &decision.rules {
+        let mark = if rule.decided { "*" } else { " " };
+        println!("  {mark} {}: {}", rule.rule, rule.found);
     }
 }
 
@@ -208,10 +240,14 @@ impl Set {
         if self.no_wait {
             return ExitCode::SUCCESS;
         }
-        match wait(&paths.run, written.version, began) {
+        match wait(&paths.run, &written, began) {
             Observed::Applied(took) => {
                 println!("applied after {:.1} s", took.as_secs_f64());
                 ExitCode::SUCCESS
+            }
+            Observed::Kept(problem) => {
+                println!("written, not applied: {problem}");
+                ExitCode::FAILURE
             }
             Observed::Refused(problem) => {
                 println!(
@@ -219,8 +255,8 @@ impl Set {
                 );
                 ExitCode::FAILURE
             }
-            Observed::Waits(registryd) => {
-                println!("written; registryd is {registryd}: python answers until it is ready");
+            Observed::Waits(what) => {
+                println!("written; {what}");
                 ExitCode::from(NOT_OBSERVED)
             }
             Observed::Nothing => {
@@ -246,31 +282,50 @@ fn describe(written: &Written) {
 enum Observed {
     Applied(Duration),
     Refused(String),
-    /// It has read it; how registryd is.
+    /// A worker stays Python's, and why.
+    Kept(String),
+    /// It has read it; what it waits for.
     Waits(String),
     Nothing,
 }
 
 /// Until the watcher has said something.
-fn wait(run: &std::path::Path, version: u64, began: Instant) -> Observed {
+fn wait(run: &std::path::Path, written: &Written, began: Instant) -> Observed {
+    let version = written.version;
+    let changed =
+        |problem: &String| written.changes.iter().any(|c| is_about(problem, &c.key.to_string()));
     let mut heard = began;
     let mut waits = None;
     while began.elapsed() < PROPAGATION && heard.elapsed() < SILENCE {
         if let Some(status) = Status::read(run) {
             heard = Instant::now();
             if status.applied.is_some_and(|applied| applied >= version) {
-                return Observed::Applied(began.elapsed());
+                let kept = status.problems.into_iter().find(changed);
+                return kept.map_or(Observed::Applied(began.elapsed()), Observed::Kept);
             }
             let seen = status.seen.is_some_and(|seen| seen >= version);
-            if let Some(problem) = status.map_problem.filter(|_| seen) {
+            if let Some(problem) = status.map_problem.clone().filter(|_| seen) {
                 return Observed::Refused(problem);
             }
-            waits = seen.then_some(status.registryd).filter(|registryd| registryd != "ready");
+            waits = waited_for(&status).filter(|_| seen);
         }
         #[expect(clippy::disallowed_methods, reason = "between two looks at a file")]
         std::thread::sleep(LOOK);
     }
     waits.map_or(Observed::Nothing, Observed::Waits)
+}
+
+/// Warnings have their key at the end of `severity: KEY (place)`; this is of what is in effect.
+fn is_about(problem: &str, key: &str) -> bool {
+    problem.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
+}
+
+fn waited_for(status: &Status) -> Option<String> {
+    match status.moving.as_slice() {
+        [] if status.registryd == "ready" => None,
+        [] => Some(format!("registryd is {}: python answers until it is ready", status.registryd)),
+        moving => Some(moving.join("; ")),
+    }
 }
 
 impl Watch {

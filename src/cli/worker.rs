@@ -22,10 +22,10 @@ pub enum Worker {
 pub struct Repomirror {
     #[command(flatten)]
     config: ConfigDir,
-    /// Where /metrics, /mirrors, /healthz and /readyz are. `,public` after it lets other machines
-    /// connect.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9194")]
-    admin_listen: TcpListen,
+    /// Where /metrics, /mirrors, /healthz and /readyz are, and a page for people. `,public` after it
+    /// lets other machines connect. [default: QUAY_SIDECAR's repo_mirror_admin, 127.0.0.1:9194]
+    #[arg(long, value_name = "IP:PORT")]
+    admin_listen: Option<TcpListen>,
 }
 
 impl Worker {
@@ -36,8 +36,8 @@ impl Worker {
             Err(error) => return unusable(&error),
         };
         start_logging(&loaded);
-        let worked =
-            actix_web::rt::System::new().block_on(repomirror::run(loaded.config, admin_listen.0));
+        let admin = admin_listen.map_or(loaded.config.sidecar.mirror_admin, |listen| listen.0);
+        let worked = actix_web::rt::System::new().block_on(repomirror::run(loaded.config, admin));
         match worked {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

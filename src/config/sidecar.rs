@@ -1,10 +1,11 @@
 //! Our own settings: the `QUAY_SIDECAR:` map in `config.yaml`, which Python ignores.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use config::{Map, Value, ValueKind};
 
-use super::reader::{Parsed, Reader, Show, Wrong, flag, number, one_of};
+use super::reader::{Parsed, Reader, Show, Wrong, flag, number, one_of, text};
 use super::report::Severity;
 
 /// The `QUAY_SIDECAR:` map; every key is optional.
@@ -41,6 +42,9 @@ pub struct Sidecar {
     /// `repo_mirror_referrers`: default false. Signatures, attestations and whatever else refers to
     /// an image come along, which costs a request for each image.
     pub mirror_referrers: bool,
+    /// `repo_mirror_admin`: where the worker has `/metrics` and `/mirrors`; default
+    /// 127.0.0.1:9194. `,public` after it lets other machines connect.
+    pub mirror_admin: SocketAddr,
 }
 
 /// What copies images into mirrors.
@@ -60,6 +64,12 @@ impl Show for MirrorEngine {
             Self::Skopeo => "skopeo",
         };
         word.to_owned()
+    }
+}
+
+impl Show for SocketAddr {
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -111,6 +121,11 @@ pub(super) fn read(r: &mut Reader<'_>) -> Sidecar {
         ),
         mirrors_at_once: own.setting("repo_mirror_at_once", 2, count(1..=64)),
         mirror_referrers: own.setting("repo_mirror_referrers", false, switch),
+        mirror_admin: own.setting(
+            "repo_mirror_admin",
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 9194)),
+            listener,
+        ),
     };
     own.refuse_unknown();
     sidecar
@@ -126,6 +141,25 @@ fn millis(range: std::ops::RangeInclusive<i64>) -> impl Fn(&ValueKind) -> Parsed
 
 fn seconds(range: std::ops::RangeInclusive<i64>) -> impl Fn(&ValueKind) -> Parsed<Duration> {
     move |value| Ok(Duration::from_secs(number(range.clone())(value)?.unsigned_abs()))
+}
+
+/// `IP:PORT` of this machine, or with `,public` after it of any.
+fn listener(value: &ValueKind) -> Parsed<SocketAddr> {
+    let text = text(value)?;
+    let (address, public) = match text.strip_suffix(",public") {
+        Some(address) => (address, true),
+        None => (text.as_str(), false),
+    };
+    let remedy = "write IP:PORT, as 127.0.0.1:9194";
+    let address: SocketAddr =
+        address.parse().map_err(|_| Wrong::new("it is no address to listen on", remedy))?;
+    match public || address.ip().to_canonical().is_loopback() {
+        true => Ok(address),
+        false => Err(Wrong::new(
+            "it is open to other machines",
+            format!("write {address},public if it is meant to be"),
+        )),
+    }
 }
 
 /// A flag that also takes the words which YAML 1.1 reads as one, but our parser leaves as text.

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::oci::RepoName;
 
@@ -25,7 +25,7 @@ pub struct Progress {
 }
 
 /// A sync at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The mirror.
     pub repository: String,
@@ -120,6 +120,18 @@ impl Progress {
     }
 }
 
+impl Snapshot {
+    /// Tags that are done, of a hundred; none while the source's tags are not known.
+    pub fn percent(&self) -> Option<usize> {
+        (self.tags > 0).then(|| self.done.min(self.tags) * 100 / self.tags)
+    }
+
+    /// Bytes of blobs a second, since the sync began.
+    pub fn rate(&self) -> f64 {
+        self.bytes as f64 / self.seconds.max(0.001)
+    }
+}
+
 /// At the rate of the tags so far: what the others weigh is not known.
 fn left(seconds: f64, done: usize, tags: usize) -> Option<f64> {
     (done > 0 && tags >= done).then(|| seconds / done as f64 * (tags - done) as f64)
@@ -142,5 +154,8 @@ mod tests {
         progress.tag_done(false, true);
         let now = progress.snapshot();
         assert_eq!((now.tags, now.done, now.unchanged, now.failed), (3, 3, 1, 1));
+        assert_eq!(now.percent(), Some(100));
+        assert_eq!(Snapshot { tags: 0, ..now.clone() }.percent(), None);
+        assert_eq!(Snapshot { done: 1, bytes: 30, seconds: 2.0, ..now }.percent(), Some(33));
     }
 }

@@ -19,7 +19,7 @@ use super::admin;
 use super::health::Health;
 use super::listen::{Address, BACKLOG, Bound, Closer, Listen, ListenError, may_connect};
 use super::mirror;
-use super::status_page::Source;
+use super::status_page::{Mirrors, Source};
 use super::systemd;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{
@@ -112,6 +112,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     let source = Source {
         run: run.map(|run| run.path().to_owned()),
         health: Some(parts.health()),
+        mirrors: Mirrors::of(Some(&parts.shared.config)),
         began: options.began,
     };
     let (admin, admin_address) = admin_server(&parts, source, options.admin)?;

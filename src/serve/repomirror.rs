@@ -1,12 +1,16 @@
 //! `quay worker repomirror`: fills the mirrors that are due, several at once, until SIGTERM. What
 //! it has begun and cannot end by then is given back, and the next worker goes on with it.
 
+mod ask;
+
+pub use ask::{AskError, ask};
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App as Service, HttpResponse, HttpServer, Responder, web};
 use serde_json::json;
 use tokio::sync::watch;
@@ -14,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::listen::{Address, Bound};
 use super::registryd::{ServeError, stop_signal};
+use super::status_page;
 use crate::audit::{Audit, Batcher};
 use crate::auth::{Authorizer, FieldKey};
 use crate::catalog::Catalog;
@@ -28,11 +33,12 @@ use crate::upstream::Hosts;
 /// How often mirrors that are due are looked for: what somebody asks for begins within seconds.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long syncs may take to end once they are told to.
-const STOP: Duration = Duration::from_secs(8);
+/// How long syncs may take to end once they are told to: with the log's last rows less than the nine
+/// seconds that supervisord waits before SIGKILL.
+const STOP: Duration = Duration::from_secs(6);
 
 /// How long the last rows of the action log may take.
-const FLUSH: Duration = Duration::from_secs(5);
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Mirrors looked at in one statement.
 const MOST: usize = 1000;
@@ -47,14 +53,15 @@ pub struct Mirrors {
 
 /// Syncs that go on, by repository.
 #[derive(Clone, Default)]
-struct Running(Arc<Mutex<HashMap<String, Arc<Progress>>>>);
+pub(super) struct Running(Arc<Mutex<HashMap<String, Arc<Progress>>>>);
 
 impl Running {
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Arc<Progress>>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn snapshots(&self) -> Vec<Snapshot> {
+    /// How far each has come, by name.
+    pub(super) fn snapshots(&self) -> Vec<Snapshot> {
         let mut now: Vec<Snapshot> =
             self.with(|running| running.values().map(|progress| progress.snapshot()).collect());
         now.sort_by(|a, b| a.repository.cmp(&b.repository));
@@ -147,16 +154,14 @@ impl Mirrors {
 
 /// Fills mirrors until SIGTERM or SIGINT.
 pub async fn run(config: Config, admin: SocketAddr) -> Result<(), ServeError> {
-    let idle = match (config.mirroring.enabled, config.server.account_recovery_mode) {
-        (false, _) => Some("FEATURE_REPO_MIRROR is not true"),
-        (_, true) => Some("ACCOUNT_RECOVERY_MODE is true"),
+    let idle = match &config.server {
+        _ if !config.mirroring.enabled => Some("FEATURE_REPO_MIRROR is not true"),
+        server if server.account_recovery_mode => Some("ACCOUNT_RECOVERY_MODE is true"),
+        server if server.registry_state_readonly => Some("REGISTRY_STATE is readonly"),
         _ => None,
     };
     let mirrors = Mirrors::new(config)?;
-    let (server, address) = admin_server(&mirrors, admin)?;
-    let handle = server.handle();
-    let serving = tokio::spawn(server);
-    println!("admin listening on {address}");
+    let serving = serve_admin(&mirrors, admin);
     let (tell, stopping) = watch::channel(false);
     let working = async {
         match idle {
@@ -176,8 +181,9 @@ pub async fn run(config: Config, admin: SocketAddr) -> Result<(), ServeError> {
     };
     let ((), signal) = tokio::join!(working, stop);
     tracing::info!(signal = signal?, "stopped");
-    handle.stop(false).await;
-    let _ = serving.await;
+    if let Some(serving) = serving {
+        serving.stop(false).await;
+    }
     mirrors.finish().await;
     Ok(())
 }
@@ -241,19 +247,46 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
+/// A port that is taken costs the numbers and the page, never the mirrors: two Quays may share a
+/// network, and one worker may take over from another.
+fn serve_admin(mirrors: &Mirrors, address: SocketAddr) -> Option<ServerHandle> {
+    match admin_server(mirrors, address) {
+        Ok((server, address)) => {
+            let handle = server.handle();
+            tokio::spawn(server);
+            println!("admin listening on {address}");
+            Some(handle)
+        }
+        Err(error) => {
+            let remedy = "QUAY_SIDECAR's repo_mirror_admin is another address";
+            tracing::warn!(%error, remedy, "no metrics, and nobody can ask how syncs go");
+            None
+        }
+    }
+}
+
 fn admin_server(mirrors: &Mirrors, address: SocketAddr) -> Result<(Server, Address), ServeError> {
     let (socket, address) = Address::Tcp(address).bind()?;
     let (metrics, running) = (mirrors.metrics.clone(), mirrors.running.clone());
     let catalog = mirrors.parts.catalog.clone();
+    let page = status_page::Source {
+        run: None,
+        health: None,
+        mirrors: status_page::Mirrors::Here(running.clone()),
+        began: Instant::now(),
+    };
+    let page = web::Data::new(page);
     let server = HttpServer::new(move || {
         Service::new()
             .app_data(web::Data::from(metrics.clone()))
             .app_data(web::Data::new(running.clone()))
             .app_data(web::Data::new(catalog.clone()))
+            .app_data(page.clone())
             .route("/metrics", web::get().to(show_metrics))
             .route("/mirrors", web::get().to(show_running))
             .route("/healthz", web::get().to(alive))
             .route("/readyz", web::get().to(ready))
+            .configure(status_page::configure)
     })
     .workers(1)
     .max_connections(64)

@@ -5,6 +5,7 @@
 
 mod timeline;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,9 @@ use chrono::{DateTime, Utc};
 
 use super::health::Health;
 use super::owner::{Line, Status};
+use super::repomirror::{Running, ask};
+use crate::config::Config;
+use crate::mirroring::Snapshot;
 use timeline::Timeline;
 
 /// A style sheet of our own, and nothing else of anybody's.
@@ -31,8 +35,39 @@ pub(super) struct Source {
     pub(super) run: Option<PathBuf>,
     /// registryd, where this is its listener.
     pub(super) health: Option<Health>,
+    /// Who fills mirrors.
+    pub(super) mirrors: Mirrors,
     /// When the process began.
     pub(super) began: Instant,
+}
+
+/// Where it is known how syncs of mirrors go.
+pub(super) enum Mirrors {
+    /// There are none.
+    None,
+    /// In this process.
+    Here(Running),
+    /// In a worker, where one runs.
+    At(SocketAddr),
+}
+
+impl Mirrors {
+    /// Where the worker of a Quay with this configuration is asked.
+    pub(super) fn of(config: Option<&Config>) -> Self {
+        match config.filter(|config| config.mirroring.enabled) {
+            Some(config) => Self::At(config.sidecar.mirror_admin),
+            None => Self::None,
+        }
+    }
+
+    async fn look(&self) -> Option<Vec<Sync>> {
+        let snapshots = match self {
+            Self::None => return None,
+            Self::Here(running) => running.snapshots(),
+            Self::At(address) => ask(*address).await.ok()?,
+        };
+        Some(snapshots.into_iter().map(Sync::from).collect())
+    }
 }
 
 /// Registers `/`, `/status` and what they need; [`Source`] has to be in the application's data.
@@ -53,6 +88,30 @@ struct Page {
     /// Whether this Quay has a watcher that could run.
     watched: bool,
     registryd: Option<Registryd>,
+    /// Where a worker has said so.
+    syncs: Option<Vec<Sync>>,
+}
+
+/// A mirror that is being filled.
+struct Sync {
+    now: Snapshot,
+    bytes: String,
+    rate: String,
+    left: String,
+}
+
+impl From<Snapshot> for Sync {
+    fn from(now: Snapshot) -> Self {
+        let [bytes, expected] =
+            [now.bytes, now.expected_bytes].map(|bytes| mebibytes(bytes as f64));
+        let left = now.seconds_left.filter(|left| left.is_finite() && *left >= 0.0);
+        Self {
+            bytes: format!("{bytes} of {expected}"),
+            rate: format!("{}/s", mebibytes(now.rate())),
+            left: left.map_or("–".to_owned(), |left| duration(Duration::from_secs(left as u64))),
+            now,
+        }
+    }
 }
 
 struct Watcher {
@@ -85,6 +144,17 @@ struct Decline {
     count: u64,
 }
 
+impl Page {
+    /// What an owner looks like; anybody's word may stand for one.
+    fn class(&self, owner: &str) -> &'static str {
+        match owner {
+            "rust" => "rust",
+            "off" => "off",
+            _ => "python",
+        }
+    }
+}
+
 async fn page(source: web::Data<Source>) -> HttpResponse {
     let now = SystemTime::now();
     let status = source.run.as_ref().and_then(|run| Status::read(run));
@@ -102,6 +172,7 @@ async fn page(source: web::Data<Source>) -> HttpResponse {
         watcher: status.map(|status| Watcher::new(status, now)),
         watched: source.run.is_some(),
         registryd,
+        syncs: source.mirrors.look().await,
     };
     match page.render() {
         Ok(html) => guarded(HttpResponse::Ok()).content_type("text/html; charset=utf-8").body(html),
@@ -245,6 +316,22 @@ mod tests {
         assert_eq!(format!("{:.0}", sum(samples(text, "nothing"))), "0");
     }
 
+    fn sync(words: &str) -> Sync {
+        Sync::from(Snapshot {
+            repository: words.to_owned(),
+            tags: 50,
+            done: 21,
+            unchanged: 3,
+            failed: 1,
+            bytes: 3 << 20,
+            expected_bytes: 8 << 20,
+            linked_bytes: 0,
+            seconds: 6.0,
+            seconds_left: Some(f64::INFINITY),
+            doing: words.to_owned(),
+        })
+    }
+
     #[test]
     fn words_of_others_are_escaped() {
         let now = SystemTime::now();
@@ -273,6 +360,7 @@ mod tests {
             watcher: Some(Watcher::new(status, now)),
             watched: true,
             registryd: Some(registryd),
+            syncs: Some(vec![sync(hostile)]),
         };
         let html = page.render().unwrap();
         assert!(!html.contains("<script"), "{html}");

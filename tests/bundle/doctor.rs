@@ -73,7 +73,7 @@ fn a_mirror_registry_is_looked_at() {
     assert_says(
         &doctor(&quay, &all),
         &[
-            "ok … mirroring: repomirrorworker is not started",
+            "ok … mirroring: Quay does not start its repomirrorworker",
             "ok … database: … quay.db, with a write-ahead log",
             "ok … database, writable: by uid",
             "ok … database, file system: local",

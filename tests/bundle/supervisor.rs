@@ -76,7 +76,7 @@ fn our_programs_run_beside_quays() {
     for program in ["gunicorn-registry", "nginx", "pullstatsredisflushworker", "owner-switch"] {
         supervisord.wait_for(program, "RUNNING");
     }
-    for program in ["registryd", "api-service", "repomirrorworker"] {
+    for program in ["registryd", "repomirror", "api-service", "repomirrorworker"] {
         supervisord.wait_for(program, "STOPPED");
     }
     let called = || fs::read_to_string(quay.root().join("called")).unwrap_or_default();
@@ -98,9 +98,32 @@ fn our_programs_run_beside_quays() {
     supervisor.stop("registryd").unwrap();
     supervisor.stop("registryd").unwrap();
     supervisord.wait_for("registryd", "STOPPED");
+    supervisor.begin_start("repomirror").unwrap();
+    supervisor.begin_start("repomirror").unwrap();
+    supervisord.wait_for("repomirror", "RUNNING");
+    let worker = format!("worker repomirror --config {root}/conf/stack\n");
+    assert_eq!(called(), format!("{watch}{serve}{worker}"));
+    let process = || {
+        let processes = supervisor.processes().unwrap();
+        assert_eq!(processes.len(), 8, "{processes:?}");
+        processes.into_iter().find(|process| process.name == "repomirror").unwrap()
+    };
+    assert!(process().is_running() && process().pid > 0 && !process().is_at_rest());
+    supervisor.begin_stop("repomirror").unwrap();
+    supervisor.begin_stop("repomirror").unwrap();
+    supervisord.wait_for("repomirror", "STOPPED");
+    assert!(process().is_at_rest() && !process().can_be_stopped());
     assert!(supervisor.start("nobody").unwrap_err().to_string().contains("BAD_NAME"));
     let check = quay.bundle.doctor().into_iter().find(|check| check.name == "supervisord");
     assert_eq!(check.unwrap().result.unwrap(), "owner-switch is RUNNING");
+    let mirror_worker =
+        || quay.bundle.doctor().into_iter().find(|check| check.name == "mirror worker").unwrap();
+    assert_eq!(mirror_worker().result.unwrap(), "Python's is STOPPED, ours is STOPPED");
+    for program in ["repomirror", "repomirrorworker"] {
+        supervisor.start(program).unwrap();
+    }
+    let both = mirror_worker().result.unwrap_err();
+    assert!(both.starts_with("Python's is RUNNING, ours is RUNNING: "), "{both}");
 }
 
 /// Appended without a line end, our first header becomes part of Quay's last comment, and our values
@@ -122,7 +145,7 @@ fn the_missing_line_end_is_a_trap() {
     let after = Ini::parse(&quay.read("supervisord.conf")).unwrap();
     let known: Vec<&str> = before.programs().collect();
     let added: Vec<&str> = after.programs().filter(|name| !known.contains(name)).collect();
-    assert_eq!(added, ["registryd", "owner-switch", "api-service"]);
+    assert_eq!(added, ["registryd", "owner-switch", "repomirror", "api-service"]);
     for section in before.sections() {
         assert_eq!(after.section(&section.name), Some(section));
     }
@@ -134,7 +157,24 @@ fn where_nginx_is_not_started_neither_are_we() {
     let applied = quay.boot();
     assert!(applied.to_string().contains("nginx is not started here"), "{applied}");
     let programs = Ini::parse(&quay.read("supervisord.conf")).unwrap();
-    for program in ["registryd", "owner-switch", "api-service"] {
+    for program in ["registryd", "owner-switch", "repomirror", "api-service"] {
+        assert!(!programs.autostart(program), "{program}");
+    }
+}
+
+/// As in Quay's mode `repomirror`: the one worker there is has to be moved by somebody.
+#[test]
+fn where_quay_only_mirrors_there_is_a_watcher() {
+    let quay = Quay::new(Variant { no_nginx: true, ..Variant::default() });
+    let theirs = quay.read("supervisord.conf");
+    let mirrors = theirs.replace("1003\nautostart = false", "1003\nautostart = true");
+    assert_ne!(mirrors, theirs);
+    fs::write(quay.conf("supervisord.conf"), mirrors).unwrap();
+    let applied = quay.boot();
+    assert!(applied.to_string().contains("only the mirror worker can be ours"), "{applied}");
+    let programs = Ini::parse(&quay.read("supervisord.conf")).unwrap();
+    assert!(programs.autostart("owner-switch"));
+    for program in ["registryd", "repomirror", "api-service"] {
         assert!(!programs.autostart(program), "{program}");
     }
 }
@@ -142,12 +182,14 @@ fn where_nginx_is_not_started_neither_are_we() {
 #[test]
 fn overrides_are_read_as_quay_reads_them() {
     let mut quay = Quay::new(Variant::default());
-    let overrides = "registryd=true, owner-switch=false,registryd=false,owner-switch2=true";
+    let overrides = "registryd=true, owner-switch=false,registryd=false,owner-switch2=true, \
+                     repomirror=true";
     quay.bundle.programs.overrides = Some(overrides.to_owned());
     let applied = quay.boot();
     assert!(applied.to_string().contains("registryd: autostart=true"), "{applied}");
     let programs = Ini::parse(&quay.read("supervisord.conf")).unwrap();
     assert!(programs.autostart("registryd") && !programs.autostart("owner-switch"));
+    assert!(programs.autostart("repomirror"));
 }
 
 #[test]

@@ -12,15 +12,15 @@ const WORKER: &str = "pullstatsredisflushworker";
 const WORKER_SWITCH: &str = "WORKER_OWNER_PULLSTATSREDISFLUSHWORKER";
 
 impl Booted {
-    fn shown(&self) -> serde_json::Value {
+    pub(super) fn shown(&self) -> serde_json::Value {
         serde_json::from_str(&said(&command(&self.quay, &["switch", "show", "--json"]))).unwrap()
     }
 
-    fn watcher_log(&self) -> String {
+    pub(super) fn watcher_log(&self) -> String {
         fs::read_to_string(self.quay.root().join("owner-switch.log")).unwrap_or_default()
     }
 
-    fn watcher_metrics(&self) -> String {
+    pub(super) fn watcher_metrics(&self) -> String {
         self.metrics_of("owner-switch")
     }
 
@@ -209,7 +209,7 @@ fn a_new_watcher_gives_workers_back() {
     booted.eventually("counted", || booted.watcher_metrics().lines().any(|line| line == moved));
 }
 
-/// This binary runs no worker: the switch is taken, and Python's goes on running.
+/// This binary does not run it: the switch is taken, and Python's goes on running.
 #[test]
 fn a_worker_that_is_not_built_stays_with_python() {
     let booted = Booted::of_our_user();

@@ -45,7 +45,7 @@ fn each_kind_of_drift_is_found_and_names_its_capabilities() {
         .iter()
         .filter(|table| table.name != "tag")
         .flat_map(|table| table.all_columns().map(move |column| (table, column)))
-        .filter(|(_, column)| column.name != "uncompressed_size")
+        .filter(|(_, column)| !["uncompressed_size", "skopeo_timeout"].contains(&&*column.name))
         .map(|(table, column)| LiveColumn {
             table: table.name.clone(),
             column: column.name.clone(),
@@ -68,10 +68,11 @@ fn each_kind_of_drift_is_found_and_names_its_capabilities() {
         found,
         [
             r#"robotaccounttoken.token: the column is missing ["V2_AUTH"]"#,
-            r#"manifest.digest: may be NULL, we rely on a value ["V2_PULL", "V2_PUSH"]"#,
-            r#"manifest.manifest_bytes: is bytea, we rely on text ["V2_PULL", "V2_PUSH"]"#,
-            r#"tag: the table is missing ["V2_PULL", "V2_PUSH"]"#,
-            r#"imagestorage.uncompressed_size: the column is missing ["V2_PUSH"]"#,
+            r#"manifest.digest: may be NULL, we rely on a value ["V2_PULL", "V2_PUSH", "repomirrorworker"]"#,
+            r#"manifest.manifest_bytes: is bytea, we rely on text ["V2_PULL", "V2_PUSH", "repomirrorworker"]"#,
+            r#"tag: the table is missing ["V2_PULL", "V2_PUSH", "repomirrorworker"]"#,
+            r#"imagestorage.uncompressed_size: the column is missing ["V2_PUSH", "repomirrorworker"]"#,
+            r#"repomirrorconfig.skopeo_timeout: the column is missing ["repomirrorworker"]"#,
         ]
     );
 }

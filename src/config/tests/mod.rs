@@ -215,6 +215,10 @@ fn values_by_pythons_rules() {
     assert!(!config("QUAY_SIDECAR: {db_prepared_statements: off}").sidecar.db_prepared_statements);
     assert_eq!(config("QUAY_SIDECAR: {workers: 3, drain_s: 0}").sidecar.workers, Some(3));
     config("QUAY_SIDECAR:");
+    let admin = |lines: &str| config(lines).sidecar.mirror_admin.to_string();
+    assert_eq!(admin(""), "127.0.0.1:9194");
+    assert_eq!(admin("QUAY_SIDECAR: {repo_mirror_admin: '[::1]:0'}"), "[::1]:0");
+    assert_eq!(admin("QUAY_SIDECAR: {repo_mirror_admin: '0.0.0.0:1,public'}"), "0.0.0.0:1");
     config("SOME_KEY_OF_QUAY: {a: [1, .5, ~]}");
 }
 

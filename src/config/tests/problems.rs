@@ -88,6 +88,14 @@ fn errors() {
         ("QUAY_SIDECAR: 1", "QUAY_SIDECAR: expected a map, found a number"),
         ("QUAY_SIDECAR: {db_pool_size: 1}", "QUAY_SIDECAR.db_pool_size: 1 is out of range"),
         ("QUAY_SIDECAR: {drain: 1}", "QUAY_SIDECAR.drain: there is no such setting"),
+        (
+            "QUAY_SIDECAR: {repo_mirror_admin: '0.0.0.0:9194'}",
+            "QUAY_SIDECAR.repo_mirror_admin: it is open to other machines",
+        ),
+        (
+            "QUAY_SIDECAR: {repo_mirror_admin: localhost}",
+            "QUAY_SIDECAR.repo_mirror_admin: it is no address to listen on",
+        ),
     ];
     for (lines, expected) in table {
         assert!(with(lines).is_err(), "{lines}: accepted");

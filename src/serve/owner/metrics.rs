@@ -118,7 +118,7 @@ impl OwnerMetrics {
         );
         r.register(
             "quay_owner_worker_transitions",
-            "Python workers stopped and given back",
+            "Workers that changed hands, and those that did not",
             metrics.moves.clone(),
         );
         r.register(
@@ -222,9 +222,14 @@ impl OwnerMetrics {
 }
 
 /// Serves them, and the status page beside them. A port that is taken costs both, never the watching.
-pub(super) fn serve(address: SocketAddr, metrics: Arc<OwnerMetrics>, run: &Path) {
+pub(super) fn serve(
+    address: SocketAddr,
+    metrics: Arc<OwnerMetrics>,
+    run: &Path,
+    mirrors: status_page::Mirrors,
+) {
     let (run, began) = (Some(run.to_owned()), Instant::now());
-    let source = status_page::Source { run, health: None, began };
+    let source = status_page::Source { run, health: None, mirrors, began };
     let source = web::Data::new(source);
     let server = HttpServer::new(move || {
         let metrics = metrics.clone();

@@ -9,11 +9,14 @@ mod hindrance;
 mod install;
 mod map;
 mod metrics;
+mod mover;
 mod plan;
 mod programs;
 mod service;
 mod status;
+mod step;
 mod watch;
+mod workers;
 
 pub use install::{Installation, Paths};
 pub use plan::{declared, naming};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bundle::{Canary, Routing, Rule, RuleOwner};
+use crate::bundle::{Canary, MIRROR_WORKER, PYTHONS_MIRROR_WORKER, Routing, Rule, RuleOwner};
 use crate::config::Config;
 use crate::switches::{
     Assigned, Declared, Effective, Hindrances, Key, Naming, Origin, Owner, Place, Resolver, Route,
@@ -26,9 +26,17 @@ const SERVED: [&str; 8] = [
     "V2_DELETE",
 ];
 
+/// Workers that this binary runs: Quay's program and ours.
+const WORKERS: [(&str, &str); 1] = [(PYTHONS_MIRROR_WORKER, MIRROR_WORKER)];
+
 /// What this binary serves.
 pub fn declared() -> Declared {
-    Declared::new(&SERVED, &[])
+    Declared::new(&SERVED, &WORKERS.map(|(python, _)| python))
+}
+
+/// Our program for one of Quay's.
+pub(super) fn program_of_ours(python: &str) -> Option<&'static str> {
+    WORKERS.iter().find(|(program, _)| *program == python).map(|(_, ours)| *ours)
 }
 
 /// How this installation reads repository names.

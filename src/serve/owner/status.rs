@@ -44,12 +44,12 @@ impl Line {
 /// How many flips are remembered; `status.json` is written four times a second.
 const FLIPS: usize = 64;
 
-/// An owner that changed: when nginx was told.
+/// An owner that changed: when nginx was told, or a worker was seen to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flip {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
-    /// A capability or a route.
+    /// A capability, a route or a worker.
     pub id: String,
     /// Who serves it from then on.
     pub owner: String,
@@ -89,6 +89,9 @@ pub struct Status {
     pub map_problem: Option<String>,
     /// How registryd is: `ready`, `starting`, or what is wrong.
     pub registryd: String,
+    /// Workers that are not where they should be yet, with what is waited for.
+    #[serde(default)]
+    pub moving: Vec<String>,
     /// Every owner.
     pub owners: Vec<Line>,
     /// The last changes of owners, the oldest first. They outlive the watcher.
@@ -114,14 +117,16 @@ impl Status {
     }
 
     /// For a new watcher: what the last one remembers. `is_on` tells whose capabilities are now, for
-    /// they may have gone back to Python in between (Quay's own start clears every flag).
-    pub(super) fn resume(run: &Path, is_on: impl Fn(&str) -> bool) -> Self {
+    /// they may have gone back to Python in between (Quay's own start clears every flag); nothing of
+    /// what has no flag.
+    pub(super) fn resume(run: &Path, is_on: impl Fn(&str) -> Option<bool>) -> Self {
         let mut status =
             Self { flips: Self::last(run).unwrap_or_default().flips, ..Self::default() };
         let ids: BTreeSet<String> = status.flips.iter().map(|flip| flip.id.clone()).collect();
         for id in ids {
             let last = status.flips.iter().rfind(|flip| flip.id == id);
-            let owner = if is_on(&id) { "rust" } else { "python" };
+            let Some(on) = is_on(&id) else { continue };
+            let owner = if on { "rust" } else { "python" };
             if last.is_some_and(|last| last.owner != owner) {
                 status.flipped(Flip::now(&id, owner, "restarted"));
             }
@@ -166,13 +171,13 @@ mod tests {
         status.write(folder.path()).unwrap();
         assert_eq!(status.flips.len(), FLIPS);
         // Pulls are as they were; tokens went back meanwhile, and that is a flip too.
-        let resumed = Status::resume(folder.path(), |id| id == "V2_PULL");
+        let resumed = Status::resume(folder.path(), |id| Some(id == "V2_PULL"));
         assert_eq!(resumed.flips.len(), FLIPS);
         let last = resumed.flips.last().unwrap();
         assert_eq!((&*last.id, &*last.owner, &*last.reason), ("V2_AUTH", "python", "restarted"));
         assert_eq!(resumed.flips[..FLIPS - 1], status.flips[1..]);
         // A file of somebody else's, or half of one, is nothing to go by.
         fs::write(folder.path().join(Status::FILE), "{\"flips\":").unwrap();
-        assert!(Status::resume(folder.path(), |_| true).flips.is_empty());
+        assert!(Status::resume(folder.path(), |_| Some(true)).flips.is_empty());
     }
 }

@@ -18,15 +18,20 @@ use super::plan::{Plan, declared, flag_of, naming};
 use super::programs::Programs;
 use super::service::ServiceError;
 use super::status::{Flip, Status};
-use crate::bundle::{Routing, RunFolder, RunFolderError, Supervisor};
-use crate::switches::{Cohort, Owner, override_conflicts};
+use super::workers::Workers;
+use crate::bundle::{Ini, Routing, RunFolder, RunFolderError, Supervisor};
+use crate::serve::status_page::Mirrors;
+use crate::switches::{Cohort, Owner, catalogue, override_conflicts};
 
 /// How often it is looked whether a file has changed; polled it is at the interval of the
 /// switches, changed or not.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What supervisord may take for one call: a worker may need long to stop.
+/// What supervisord may take for a call that waits for a program.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);
+
+/// What it may take for one that waits for nothing.
+const PROMPT_LIMIT: Duration = Duration::from_secs(5);
 
 /// When a registryd that hangs on is killed again: supervisord may not have answered.
 const KILL_AGAIN: Duration = Duration::from_secs(15);
@@ -50,7 +55,8 @@ pub async fn watch(installation: Installation, admin: SocketAddr) -> Result<(), 
     installation.service.clone()?;
     let run = RunFolder::open(&installation.paths.run)?;
     let metrics = Arc::new(OwnerMetrics::new());
-    metrics::serve(admin, metrics.clone(), run.path());
+    let mirrors = Mirrors::of(installation.config.as_ref());
+    metrics::serve(admin, metrics.clone(), run.path(), mirrors);
     let (health, healthy) = watch::channel(Health::Starting);
     let registryd = installation.bundle(Routing::default()).programs.registryd_address();
     tokio::spawn(guard::look_after(registryd, health));
@@ -89,6 +95,7 @@ struct Watcher {
     files: Files,
     map: Map,
     programs: Programs,
+    workers: Workers,
     /// When registryd was last killed, while it hangs.
     killed: Option<Instant>,
     /// As registryd was told.
@@ -108,17 +115,25 @@ impl Watcher {
         let installation = Arc::new(installation);
         let paths = &installation.paths;
         let socket = installation.bundle(Routing::default()).tree.supervisor_socket();
+        let prompt = Supervisor::at(&socket, PROMPT_LIMIT);
         let supervisor = Supervisor::at(socket, SUPERVISOR_LIMIT);
         let stage = installation.stage.clone();
+        let mut config_reasons = hindrance::of_config(installation.config.as_ref());
+        let programs = std::fs::read_to_string(paths.quay_conf.join("supervisord.conf"));
+        let programs = programs.ok().and_then(|text| Ini::parse(&text).ok());
+        config_reasons.extend(programs.iter().flat_map(hindrance::of_programs));
+        let has_flag = |id: &str| catalogue().worker(id).is_none();
+        let is_on = |id: &str| has_flag(id).then(|| run.flag(&flag_of(id)).exists());
         Self {
-            config_reasons: hindrance::of_config(installation.config.as_ref()),
+            config_reasons,
             files: Files::new(&paths.config, run.path(), stage, metrics.clone()),
             map: Map::new(installation.clone(), supervisor.clone(), metrics.clone()),
-            programs: Programs::new(supervisor, paths.quay_conf.clone(), &run, metrics.clone()),
+            programs: Programs::new(supervisor),
+            workers: Workers::new(prompt, paths.quay_conf.clone(), run.clone(), metrics.clone()),
             killed: None,
             cohort: None,
             conflicts: Vec::new(),
-            status: Status::resume(run.path(), |id| run.flag(&flag_of(id)).exists()),
+            status: Status::resume(run.path(), is_on),
             installation,
             run,
             metrics,
@@ -130,11 +145,12 @@ impl Watcher {
     fn step(&mut self) {
         self.files.poll();
         let health = *self.health.borrow_and_update();
-        let plan = self.plan(health);
+        let mut plan = self.plan(health);
+        self.workers.order(&mut plan.lines);
         let mapped = self.tell_registryd() && self.map.become_like(&plan.routing);
         self.set_flags(&plan, mapped);
         self.look_after_conflicts(&plan);
-        self.programs.move_workers(&plan.lines);
+        self.remember_moves(&plan);
         self.look_after_registryd(health);
         self.report(health, plan, mapped);
     }
@@ -194,6 +210,14 @@ impl Watcher {
         }
     }
 
+    fn remember_moves(&mut self, plan: &Plan) {
+        for (program, owner) in self.workers.moved() {
+            let line = plan.lines.iter().find(|line| line.id == program);
+            let reason = line.map_or("", |line| &line.reason);
+            self.status.flipped(Flip::now(&program, owner.as_str(), reason));
+        }
+    }
+
     /// A program that both a switch and `QUAY_OVERRIDE_SERVICES` speak of: told once.
     fn look_after_conflicts(&mut self, plan: &Plan) {
         let overrides = std::env::var("QUAY_OVERRIDE_SERVICES").unwrap_or_default();
@@ -233,13 +257,15 @@ impl Watcher {
         }
     }
 
-    /// Whether requests go where the switches want them: not while registryd has yet to start or the
-    /// tables to be looked at, and with a map that nginx does not have only when all is Python's.
+    /// Whether workers run and requests go where the switches want them: not while registryd has yet
+    /// to start or the tables to be looked at, and with a map that nginx does not have only when all
+    /// is Python's.
     fn is_in_effect(&self, mapped: bool) -> bool {
         let schema = self.schema.borrow().clone().unwrap_or_default();
         let wanted = self.plan_with(Some(&schema), Health::Ready);
         let are_set = |(name, on): (&String, &bool)| self.run.flag(name).exists() == *on;
-        (mapped || !wanted.wants_us()) && wanted.flags.iter().all(are_set)
+        let mapped = mapped || !wanted.wants_us();
+        mapped && wanted.flags.iter().all(are_set) && self.workers.are_settled()
     }
 
     fn report(&mut self, health: Health, plan: Plan, mapped: bool) {
@@ -256,6 +282,7 @@ impl Watcher {
         self.metrics.snapshot_age(self.files.age());
         self.metrics.forced(self.files.effective().force.map(|place| place.origin));
         let problems = self.files.problems().into_iter().chain(self.conflicts.iter().cloned());
+        let problems = problems.chain(self.workers.problems());
         self.status = Status {
             standing: format!("{:?}", polled.standing).to_lowercase(),
             seen: polled.seen,
@@ -263,6 +290,7 @@ impl Watcher {
             problems: problems.collect(),
             map_problem: self.map.problem().map(str::to_owned),
             registryd: health.as_str().to_owned(),
+            moving: self.workers.moving(),
             owners: plan.lines,
             ..self.status.clone()
         };

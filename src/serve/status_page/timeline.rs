@@ -85,8 +85,8 @@ fn spans(id: &str, status: &Status, scale: &Scale, now: SystemTime) -> Vec<Span>
     let current = status.owners.iter().find(|line| line.id == id).map(|line| &*line.owner);
     // Before the first flip that is known it was the other one's.
     let before = match flips.first() {
-        Some(first) if first.owner == "rust" => "python",
-        Some(_) => "rust",
+        Some(first) if first.owner == "python" => "rust",
+        Some(_) => "python",
         None => current.unwrap_or("python"),
     };
     let mut owners = vec![(scale.from, before)];
