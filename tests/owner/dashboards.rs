@@ -89,6 +89,8 @@ fn every_metric_and_label_is_one_that_we_tell() {
         assert!(booted.set(switch).status.success(), "{switch}");
     }
     booted.eventually("rust", || booted.owner() == "rust");
+    // A worker that changes hands.
+    assert!(booted.set("WORKER_OWNER_PULLSTATSREDISFLUSHWORKER=off").status.success());
     let mut client = Client::new(booted.quay.port);
     let mut get = |path: &str, authorization: Option<String>| {
         let mut headers = ACCEPT.to_vec();
@@ -176,12 +178,19 @@ tests:
       - {series: 'quay_owner_propagation_seconds_bucket{job="quay-owner-switch",instance="a",le="30.0"}', values: '1x20'}
       - {series: 'quay_owner_nginx_reloads_total{job="quay-owner-switch",instance="a",result="failed"}', values: '0x10 1x10'}
       - {series: 'quay_owner_registryd_kills_total{job="quay-owner-switch",instance="a"}', values: '0x20'}
+      - {series: 'quay_owner_worker_transitions_total{job="quay-owner-switch",instance="a",program="repomirrorworker",from="python",to="rust",result="failed"}', values: '0x10 1x10'}
     alert_rule_test:
       - {eval_time: 9m, alertname: QuayRegistrydErrors, exp_alerts: []}
       - {eval_time: 9m, alertname: QuaySwitchNotInEffect, exp_alerts: []}
       - {eval_time: 9m, alertname: QuaySwitchSlow, exp_alerts: []}
       - {eval_time: 9m, alertname: QuayNginxRefused, exp_alerts: []}
       - {eval_time: 20m, alertname: QuayRegistrydHung, exp_alerts: []}
+      - {eval_time: 9m, alertname: QuayWorkerNotMoved, exp_alerts: []}
+      - eval_time: 13m
+        alertname: QuayWorkerNotMoved
+        exp_alerts: [{exp_labels: {severity: ticket, instance: a, job: quay-owner-switch, program: repomirrorworker, from: python, to: rust, result: failed}, exp_annotations: {
+          summary: 'repomirrorworker of a could not be moved from python to rust',
+          remedy: '`quay switch show` says why, and whose it is'}}]
       - eval_time: 20m
         alertname: QuayRegistrydErrors
         exp_alerts: [{exp_labels: {severity: page, instance: a}, exp_annotations: {

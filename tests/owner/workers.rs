@@ -260,7 +260,7 @@ fn one_that_does_not_start_is_given_back() {
     assert!(began.elapsed() < PROMISED, "{:?}", began.elapsed());
     assert_eq!(set.status.code(), Some(1), "{set:?}");
     let why = "WORKER_OWNER_REPOMIRRORWORKER: repomirror does not stay up (";
-    assert!(said(&set).contains(why) && said(&set).contains("exit status 64"), "{set:?}");
+    assert!(said(&set).contains(why) && said(&set).contains("Exited too quickly"), "{set:?}");
     assert_eq!(workers.states(), ["RUNNING", "STOPPED"]);
     assert_eq!(workers.shown(), ("python".to_owned(), "not_started".to_owned()));
     let shown = said(&command(&workers.0.quay, &["switch", "show"]));

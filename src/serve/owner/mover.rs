@@ -335,6 +335,9 @@ fn describe(program: &str, side: Side) -> String {
 fn ended(program: &str, process: Option<&Process>) -> String {
     let Some(process) = process else { return format!("{program} is gone") };
     let Process { name, state, exit_status, spawn_error, .. } = process;
-    let said = if spawn_error.is_empty() { String::new() } else { format!(", {spawn_error}") };
-    format!("{name} does not stay up ({state}, exit status {exit_status}{said})")
+    // Of one that ended at once it keeps no status.
+    match spawn_error.is_empty() {
+        true => format!("{name} does not stay up ({state}, exit status {exit_status})"),
+        false => format!("{name} does not stay up ({state}, {spawn_error})"),
+    }
 }
