@@ -7,6 +7,7 @@ mod names;
 mod parity;
 mod ranges;
 mod raw;
+mod unread;
 mod wire;
 
 use std::collections::BTreeSet;

@@ -121,12 +121,7 @@ impl Own {
         let trusted = reqwest::Certificate::from_pem(self.certificate().as_bytes()).unwrap();
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([trusted]);
         let client = client.build().unwrap();
-        Pusher {
-            registryd,
-            token: token.unwrap(),
-            repo: repository.to_owned(),
-            client: Some(client),
-        }
+        Pusher { registryd, token: token.unwrap(), repo: repository.to_owned(), client }
     }
 
     /// Pushes an image, where nobody else drives a runtime.

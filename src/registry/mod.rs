@@ -21,6 +21,7 @@ mod routes;
 mod storage_proxy;
 mod tags;
 mod token;
+mod unread;
 mod uploads;
 
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::unread::Unread;
 use super::{App, Route};
 use crate::telemetry::metrics;
 
@@ -25,7 +26,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Middleware: the outermost one.
 pub async fn observe<B: MessageBody + 'static>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
@@ -33,6 +34,7 @@ pub async fn observe<B: MessageBody + 'static>(
     let Some(app) = app else { return Ok(next.call(request).await?.map_into_boxed_body()) };
     let guard = app.shared.in_flight.enter();
     let request_id = request_id(&request);
+    let unread = Unread::of(&mut request);
 
     // HTTP/2 has many requests on a connection: together no more than there may be connections.
     let most = i64::try_from(app.shared.config.sidecar.max_connections).unwrap_or(i64::MAX);
@@ -50,7 +52,7 @@ pub async fn observe<B: MessageBody + 'static>(
         // Not a header of ours: the server writes its own in place of that.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| BoxBody::new(Guarded { body, _guard: guard })))
+    Ok(response.map_body(|_, body| BoxBody::new(Guarded { body, unread, _guard: guard })))
 }
 
 fn note(app: &App, response: &ServiceResponse<BoxBody>, request_id: &str, duration: Duration) {
@@ -169,6 +171,7 @@ impl Drop for Guard {
 /// A body whose request is in flight until the last byte is sent or the client is gone.
 struct Guarded {
     body: BoxBody,
+    unread: Option<Unread>,
     _guard: Guard,
 }
 
@@ -187,7 +190,10 @@ impl MessageBody for Guarded {
     }
 
     fn try_into_bytes(self) -> Result<Bytes, Self> {
-        let Self { body, _guard } = self;
-        body.try_into_bytes().map_err(|body| Self { body, _guard })
+        if self.unread.is_some() {
+            return Err(self);
+        }
+        let Self { body, unread, _guard } = self;
+        body.try_into_bytes().map_err(|body| Self { body, unread, _guard })
     }
 }

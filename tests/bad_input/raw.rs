@@ -35,6 +35,26 @@ pub(super) fn exchange(address: &str, bytes: &[u8]) -> Option<Raw> {
     Raw::parse(&answer)
 }
 
+/// Sends the beginning of a request and waits until the other side closes the connection; an error
+/// with what came so far where it does not.
+pub(super) fn begin(address: &str, bytes: &[u8], patience: Duration) -> Result<Raw, String> {
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(patience)).expect("a socket");
+    stream.set_write_timeout(Some(patience)).expect("a socket");
+    let (mut reader, mut writer) = (&stream, &stream);
+    let _ = writer.write_all(bytes);
+    let (mut answer, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => answer.extend(&buffer[..length]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(_) => return Err(format!("open after {:?}", answer.escape_ascii().to_string())),
+        }
+    }
+    Raw::parse(&answer).ok_or_else(|| "closed without an answer".to_owned())
+}
+
 impl Raw {
     fn parse(answer: &[u8]) -> Option<Raw> {
         let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;

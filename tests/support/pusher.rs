@@ -13,9 +13,7 @@ pub struct Pusher<'a> {
     pub registryd: &'a Registryd,
     pub token: String,
     pub repo: String,
-    /// One for each request where there is none: a connection that was refused in the middle of a
-    /// body is of no more use.
-    pub client: Option<reqwest::Client>,
+    pub client: reqwest::Client,
 }
 
 impl<'a> Pusher<'a> {
@@ -25,7 +23,7 @@ impl<'a> Pusher<'a> {
 
     pub fn of(registryd: &'a Registryd, world: &World, who: &Login, repo: &str) -> Self {
         let token = world.token(Some(who), repo, &["pull", "push"]);
-        Self { registryd, token, repo: repo.to_owned(), client: None }
+        Self { registryd, token, repo: repo.to_owned(), client: http() }
     }
 
     pub async fn send(
@@ -47,8 +45,7 @@ impl<'a> Pusher<'a> {
         body: impl Into<reqwest::Body>,
     ) -> reqwest::Result<Response> {
         let url = self.registryd.url(&format!("/v2/{}/{path}", self.repo));
-        let client = self.client.clone().unwrap_or_else(http);
-        let mut request = client.request(method, url).bearer_auth(&self.token).body(body);
+        let mut request = self.client.request(method, url).bearer_auth(&self.token).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
