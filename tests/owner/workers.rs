@@ -234,6 +234,31 @@ fn a_worker_that_does_not_end_is_waited_for() {
     assert_eq!(workers.ran(), ["python", "python", "ours"]);
 }
 
+/// Killed before, between and after what it does, on both ways: the next one ends where it would
+/// have.
+#[test]
+fn a_watcher_that_is_killed_in_between_changes_nothing() {
+    let workers = Workers::new(World::new());
+    let states = |index: usize, state: &str| {
+        let what = format!("{} {state}", [PYTHON, OURS][index]);
+        workers.0.eventually(&what, || workers.states()[index] == state);
+    };
+    let moments: [&dyn Fn(usize); 3] =
+        [&|_| {}, &|from| states(from, "STOPPED"), &|from| states(1 - from, "STARTING")];
+    for moment in moments {
+        for (owner, from) in [("rust", 0), ("python", 1)] {
+            workers.begin(owner);
+            moment(from);
+            workers.kill_watcher();
+            let [python, ours] = [["STOPPED", "RUNNING"], ["RUNNING", "STOPPED"]][from];
+            workers.until(python, ours);
+            workers.0.eventually("settled", || workers.moving() == "[]");
+        }
+    }
+    let took = ["python", "ours", "python", "ours", "python", "ours", "python"];
+    assert_eq!(workers.ran(), took, "each was started once");
+}
+
 /// One of ours that hangs is killed by supervisord within its limit, and Python's comes after it.
 #[test]
 fn a_worker_of_ours_that_hangs_is_replaced_in_time() {
