@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use quay_sidecar::bundle::Supervisor;
+use quay_sidecar::bundle::{Ini, Supervisor};
+use quay_sidecar::serve::owner::Status;
 
 use crate::bundle::backend::Backend;
 use crate::bundle::http::{Answer, Client};
@@ -86,7 +87,13 @@ impl Booted {
         let _at_exit = AtExit::run(format!("kill {} 2>/dev/null", supervisord.id()));
         let supervisor = Supervisor::at(quay.bundle.tree.supervisor_socket(), PATIENCE);
         let booted = Booted { world, quay, supervisor, supervisord, _at_exit, _python: python };
-        booted.eventually("python", || booted.owner() == "python");
+        let programs = Ini::parse(&booted.quay.read("supervisord.conf")).unwrap();
+        match programs.starts("nginx") {
+            true => booted.eventually("python", || booted.owner() == "python"),
+            false => {
+                booted.eventually("watched", || Status::read(booted.quay.run().path()).is_some())
+            }
+        }
         booted
     }
 

@@ -46,11 +46,13 @@ struct Workers(Booted);
 
 impl Workers {
     fn new(world: World) -> Workers {
-        Workers::edited(world, |programs| programs)
+        Workers::edited(world, false, |programs| programs)
     }
 
-    fn edited(world: World, edit: impl FnOnce(String) -> String) -> Workers {
-        let quay = Quay::new(Variant { same_user: true, ..Variant::default() });
+    /// `only`: a Quay that does nothing but mirror, without nginx.
+    fn edited(world: World, only: bool, edit: impl FnOnce(String) -> String) -> Workers {
+        let variant = Variant { same_user: true, no_nginx: only, ..Variant::default() };
+        let quay = Quay::new(variant);
         let python = Backend::start("python", &quay.python_socket());
         let root = quay.root().display().to_string();
         let binary = env!("CARGO_BIN_EXE_quay");
@@ -59,14 +61,14 @@ impl Workers {
             fs::write(&path, script.replace("ROOT", &root).replace("QUAY", binary)).unwrap();
             fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         }
+        let stand_in = format!("{root}/stand-in\nautostart = true\nstopwaitsecs = 60");
+        let theirs = quay.read("supervisord.conf");
+        let theirs = theirs.replace("/bin/sleep 1003\nautostart = false", &stand_in);
+        fs::write(quay.conf("supervisord.conf"), theirs).unwrap();
         let booted = Booted::edited(quay, world, Box::new(python), |programs| {
-            let stand_in = format!("{root}/stand-in\nautostart = true\nstopwaitsecs = 60");
             let ours = format!("{binary} worker repomirror");
-            assert!(programs.contains(&ours), "{programs}");
-            let programs = programs
-                .replace("/bin/sleep 1003\nautostart = false", &stand_in)
-                .replace(&ours, &format!("{root}/ours worker repomirror"));
-            edit(programs)
+            assert!(programs.contains(&ours) && programs.contains(&stand_in), "{programs}");
+            edit(programs.replace(&ours, &format!("{root}/ours worker repomirror")))
         });
         let workers = Workers(booted);
         workers.until("RUNNING", "STOPPED");
@@ -326,7 +328,7 @@ async fn a_running_sync_is_given_back() {
     // Where everybody else asks how far it is.
     let admin = format!("127.0.0.1:{}", free_port());
     world.configure("QUAY_SIDECAR", serde_json::json!({"repo_mirror_admin": admin}));
-    let workers = Workers::edited(world, |programs| {
+    let workers = Workers::edited(world, false, |programs| {
         programs.replace("worker repomirror --admin-listen 127.0.0.1:0", "worker repomirror")
     });
     let booted = &workers.0;
@@ -369,6 +371,24 @@ async fn a_running_sync_is_given_back() {
     workers.move_to("rust");
     booted.eventually("filled", || state().starts_with("1|3|"));
     assert_eq!(workers.ran(), ["python", "ours", "python", "ours"]);
+}
+
+/// In Quay's mode `repomirror` there is nobody to serve: registryd is not started, whatever the
+/// switches say, and the worker changes hands all the same.
+#[test]
+fn a_quay_that_only_mirrors_is_switched_too() {
+    let workers = Workers::edited(World::new(), true, |programs| programs);
+    let pulls = format!("{}=rust", super::PULL);
+    let set = command(&workers.0.quay, &["switch", "set", &pulls, &format!("{SWITCH}=rust")]);
+    assert!(set.status.success() && said(&set).contains("applied after"), "{set:?}");
+    assert_eq!(workers.states(), ["STOPPED", "RUNNING"]);
+    let shown = said(&command(&workers.0.quay, &["switch", "show"]));
+    let line = shown.lines().find(|line| line.contains("V2_PULL")).unwrap_or_default();
+    assert!(line.ends_with("python (no_nginx)"), "{shown}");
+    for program in ["registryd", "nginx"] {
+        assert_eq!(workers.0.supervisor.state(program).unwrap(), "STOPPED");
+    }
+    workers.move_to("python");
 }
 
 /// Where the tables are not what we know, nothing is taken from Python.

@@ -1,5 +1,5 @@
-//! `quay switch watch`: sees that every request goes to the owner that the switches name, and to
-//! Python whenever that cannot be us.
+//! `quay switch watch`: sees that every request goes to the owner that the switches name, and that
+//! each worker runs there and nowhere else; and to Python whenever that cannot be us.
 //!
 //! A program of its own, so that a failure of registryd does not take the way back with it.
 
