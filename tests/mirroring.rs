@@ -1,6 +1,7 @@
 //! Repositories that follow another registry: the worker and the command, against Debian's
 //! docker-registry.
 
+mod admin;
 mod rules;
 mod source;
 mod syncs;
