@@ -12,7 +12,7 @@ use chrono::Local;
 pub use batch::{AuditError, Batcher};
 use metadata::Metadata;
 pub use metadata::push_string as push_python_string;
-pub use mirrored::Mirrored;
+pub use mirrored::{Mirrored, OrgEvent, Place};
 
 use crate::catalog::{LogRow, Performer, PerformerDetail, Repository};
 use crate::config;

@@ -179,6 +179,7 @@ impl Authorizer {
             creator,
             public: !config.create_private_repo_on_push,
             org_mirror: config.org_mirror,
+            state: RepositoryState::Normal,
         };
         let restricted = self.is_restricted(username);
         match authority {

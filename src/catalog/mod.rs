@@ -6,6 +6,7 @@
 
 mod accounts;
 mod action_log;
+mod claims;
 mod commits;
 mod connection;
 mod credentials;
@@ -20,6 +21,8 @@ mod manifests;
 mod mirrors;
 mod new_organizations;
 mod new_repositories;
+mod org_discoveries;
+mod org_mirrors;
 mod performer;
 mod postgres;
 mod pulls;
@@ -41,6 +44,7 @@ mod value;
 
 pub use accounts::{Account, Robot};
 pub use action_log::LogRow;
+pub use claims::{Claimable, MirrorStanding, Release, Schedule, SyncStatus};
 pub use commits::Committed;
 pub use connection::{Catalog, Session};
 pub use credentials::{AccessToken, AppToken, OAuthToken, Owner};
@@ -49,9 +53,11 @@ pub use founding::{Founding, FoundingError, found};
 pub use garbage::{FreedBlob, Removed};
 pub use keys::ServiceKey;
 pub use manifests::{Change, Contents, Named, NamedBlob, NewManifest, NewTag, Stored, StoredChild};
-pub use mirrors::{AliveTag, Mirror, MirrorStanding, Release, SyncStatus};
+pub use mirrors::{AliveTag, Destination, Mirror};
 pub use new_organizations::NewOrganization;
 pub use new_repositories::NewRepository;
+pub use org_discoveries::{Discovered, Listing};
+pub use org_mirrors::{Ensured, OrgMirror, OrgMirrorRepository, OrgRelease, SourceRegistry};
 pub use performer::{Entity, Performer, PerformerDetail};
 pub use pulls::{Blob, BlobLookup, Found, Manifest, ManifestLookup, Repository, StoredAt};
 pub use quota_notices::ChannelNotice;

@@ -5,20 +5,21 @@ use uuid::Uuid;
 
 use super::connection::Session;
 use super::error::CatalogError;
+use super::scopes::RepositoryState;
 use super::transaction::Transaction;
 use super::value::Sql;
 use crate::oci::RepoName;
 
-/// `$1` namespace, `$2` name, `$3` visibility. Nothing where the name is taken.
+/// `$1` namespace, `$2` name, `$3` visibility, `$5` state. Nothing where the name is taken.
 const INSERT: &str = "\
     INSERT INTO repository (namespace_user_id, name, visibility_id, badge_token, kind_id, \
         trust_enabled, state) \
-    SELECT n.id, $2, v.id, $4, k.id, false, 0 FROM \"user\" n \
+    SELECT n.id, $2, v.id, $4, k.id, false, $5 FROM \"user\" n \
     JOIN visibility v ON v.name = $3 JOIN repositorykind k ON k.name = 'image' \
     WHERE n.username = $1 AND n.enabled ON CONFLICT DO NOTHING RETURNING id";
 
 /// Against somebody who is making a mirror of the organization.
-const LOCK_NAMESPACE: Sql = Sql {
+pub(super) const LOCK_NAMESPACE: Sql = Sql {
     postgres: "SELECT id FROM \"user\" WHERE username = $1 FOR UPDATE",
     sqlite: "SELECT id FROM \"user\" WHERE username = $1",
 };
@@ -67,23 +68,29 @@ pub struct NewRepository<'a> {
     pub creator: i32,
     /// Whether everybody may pull from it.
     pub public: bool,
-    /// `FEATURE_ORG_MIRROR`: its organization may be filled by a mirror.
+    /// `FEATURE_ORG_MIRROR`: its organization may be filled by a mirror, which alone makes any there.
     pub org_mirror: bool,
+    /// Who may push to it.
+    pub state: RepositoryState,
 }
 
 impl Session<'_> {
     /// Makes a repository, with the permissions that its organization gives by default. Nothing where
     /// there is one by now, or where a mirror alone makes any.
     pub async fn create_repository(&self, new: &NewRepository<'_>) -> Result<(), CatalogError> {
-        self.transaction(async |transaction| transaction.repository(new).await).await
+        self.transaction(async |transaction| transaction.repository(new).await.map(drop)).await
     }
 }
 
 impl Transaction<'_> {
-    pub(super) async fn repository(&mut self, new: &NewRepository<'_>) -> Result<(), CatalogError> {
+    /// Returns the `repository.id` of what was made.
+    pub(super) async fn repository(
+        &mut self,
+        new: &NewRepository<'_>,
+    ) -> Result<Option<i32>, CatalogError> {
         let NewRepository { name, creator, public, .. } = *new;
         if new.org_mirror && self.is_mirrored(&name.namespace).await? {
-            return Ok(());
+            return Ok(None);
         }
         let badge = Uuid::new_v4().to_string();
         let params = [
@@ -91,14 +98,16 @@ impl Transaction<'_> {
             name.repository.as_str().into(),
             if public { "public" } else { "private" }.into(),
             (&badge).into(),
+            new.state.number().into(),
         ];
-        let Some(id) = self.id(INSERT, &params).await? else { return Ok(()) };
+        let Some(id) = self.id(INSERT, &params).await? else { return Ok(None) };
         let today = Local::now().date_naive();
         let yesterday = today.checked_sub_days(Days::new(1)).unwrap_or(today).to_string();
         self.query(INSERT_COUNT, &[id.into(), (&yesterday).into()]).await?;
         self.query(INSERT_SCORE, &[id.into()]).await?;
         self.query(INSERT_ADMIN, &[id.into(), creator.into()]).await?;
-        self.query(INSERT_DEFAULTS, &[id.into(), creator.into()]).await.map(drop)
+        self.query(INSERT_DEFAULTS, &[id.into(), creator.into()]).await?;
+        Ok(Some(id))
     }
 
     async fn is_mirrored(&mut self, namespace: &str) -> Result<bool, CatalogError> {

@@ -60,6 +60,16 @@ impl RepositoryState {
             _ => Self::Unknown,
         }
     }
+
+    /// As a new repository has it; an unknown one is normal.
+    pub(super) fn number(self) -> i32 {
+        match self {
+            Self::Normal | Self::Unknown => 0,
+            Self::ReadOnly => 1,
+            Self::Mirror => 2,
+            Self::OrgMirror => 4,
+        }
+    }
 }
 
 /// `$3` is the caller's `user.id`, -1 for nobody.

@@ -28,6 +28,11 @@ pub struct Mirroring {
     /// `REPO_MIRROR_INTERVAL`, default 30 s: how often mirrors that are due are looked for. We look
     /// more often, so that "sync now" begins within seconds.
     pub interval: Duration,
+    /// `ORG_MIRROR_INTERVAL`, default 30 s: the same for organizations that follow others.
+    pub organization_interval: Duration,
+    /// `ORG_MIRROR_MAX_DISCOVERY_DURATION`, default 1800 s: how long it may take to list what such an
+    /// organization follows.
+    pub longest_discovery: Duration,
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Mirroring {
@@ -40,6 +45,12 @@ pub(super) fn read(r: &mut Reader<'_>) -> Mirroring {
         server_hostname: r.setting("REPO_MIRROR_SERVER_HOSTNAME", None, optional_text),
         verify_own_tls: r.setting("REPO_MIRROR_TLS_VERIFY", true, flag),
         interval: r.setting("REPO_MIRROR_INTERVAL", Duration::from_secs(30), seconds),
+        organization_interval: r.setting("ORG_MIRROR_INTERVAL", Duration::from_secs(30), seconds),
+        longest_discovery: r.setting(
+            "ORG_MIRROR_MAX_DISCOVERY_DURATION",
+            Duration::from_secs(1800),
+            seconds,
+        ),
     }
 }
 

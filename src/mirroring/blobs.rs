@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::SyncError;
 use super::claim::ROUTE;
-use super::sync::Job;
+use super::job::Job;
 use crate::oci::Digest;
 use crate::oci::manifest::PushedManifest;
 use crate::push::Body;
@@ -62,7 +62,7 @@ impl Job<'_> {
         let digests = manifest.local_blobs()?;
         let names: Vec<&str> = digests.iter().map(Digest::as_str).collect();
         let db = self.catalog.session(ROUTE);
-        let named = db.named_blobs(self.mirror.repository_id, &names).await?;
+        let named = db.named_blobs(self.into.repository_id, &names).await?;
         let described = manifest.layers.iter().map(|layer| &layer.blob).chain(&manifest.config);
         let sizes: HashMap<&str, u64> = described
             .map(|blob| (blob.digest.as_str(), u64::try_from(blob.size).unwrap_or_default()))
@@ -81,7 +81,7 @@ impl Job<'_> {
     async fn beside(&self, missing: &[Missing]) -> Result<Vec<Digest>, SyncError> {
         let digests: Vec<&str> = missing.iter().map(|blob| blob.digest.as_str()).collect();
         let db = self.catalog.session(ROUTE);
-        let found = db.fetched_beside(self.mirror, self.host, &digests).await?;
+        let found = db.fetched_beside(self.into, &self.host, &digests).await?;
         Ok(found.iter().filter_map(|digest| Digest::parse(digest)).collect())
     }
 
@@ -90,7 +90,7 @@ impl Job<'_> {
         let keep = self.parts.config.push.temp_tag_expiration;
         if link {
             let db = self.catalog.session(ROUTE);
-            if db.mount_blob(self.mirror.repository_id, &blob.digest, keep).await? {
+            if db.mount_blob(self.into.repository_id, &blob.digest, keep).await? {
                 self.progress.linked(blob.size);
                 return Ok(());
             }
@@ -110,7 +110,7 @@ impl Job<'_> {
             self.progress.fetched(arrived as u64);
         });
         let (pushes, db) = (&self.parts.pushes, self.catalog.session(ROUTE));
-        let mut upload = pushes.begin(db, &self.mirror.name).await?;
+        let mut upload = pushes.begin(db, &self.into.name).await?;
         let body = Body::new(Box::pin(stream));
         let finished = tokio::select! {
             finished = pushes.finish(db, &mut upload, None, body, blob.digest.as_str()) => {

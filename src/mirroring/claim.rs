@@ -1,5 +1,5 @@
-//! A mirror in hand: for as long as a lease, which is renewed while the worker lives. A dead
-//! worker's mirror is free again when its lease has ended, no later.
+//! A row in hand, of whichever table: for as long as a lease, which is renewed while the worker lives.
+//! What a dead worker had is free again when its lease has ended, no later.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::catalog::{Catalog, CatalogError, Mirror, MirrorStanding, Release, SyncStatus};
+use crate::catalog::{Catalog, CatalogError, Claimable, MirrorStanding, Release};
 
 /// How often it is looked whether the sync was cancelled.
 const LOOK: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum Ending {
     /// Somebody cancelled it.
     Cancelled,
-    /// Another worker has the mirror, or it is none any more.
+    /// Another worker has it, or it is no mirror any more.
     Lost,
     /// This process stops.
     Stopping,
@@ -41,10 +41,9 @@ impl Stop {
     }
 }
 
-/// A mirror that is ours.
+/// A row that is ours, until this is dropped: then its lease is renewed no longer.
 pub struct Claim {
-    /// As it was before.
-    pub mirror: Mirror,
+    row: Arc<Claimable>,
     catalog: Catalog,
     transaction: Arc<str>,
     stop: watch::Receiver<Option<Ending>>,
@@ -52,28 +51,30 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes a mirror, unless somebody else has it or was quicker. `stopping` becomes true when this
+    /// Takes a row, unless somebody else has it or was quicker. `stopping` becomes true when this
     /// process stops.
     pub async fn take(
         catalog: &Catalog,
-        mirror: Mirror,
+        row: Claimable,
         lease: Duration,
         stopping: watch::Receiver<bool>,
     ) -> Result<Option<Self>, CatalogError> {
-        let now = chrono::Utc::now().naive_utc();
-        let held =
-            mirror.status == SyncStatus::Syncing && mirror.expiration.is_none_or(|e| e > now);
-        if held || mirror.status == SyncStatus::Cancel {
+        if !row.is_free(chrono::Utc::now().naive_utc()) {
             return Ok(None);
         }
-        let claimed = catalog.session(ROUTE).claim_mirror(&mirror, lease).await?;
+        let claimed = catalog.session(ROUTE).claim(&row, lease).await?;
         let Some(transaction) = claimed.map(Arc::<str>::from) else { return Ok(None) };
-        let (tell, stop) = watch::channel(None);
-        let beating = beat(catalog.clone(), mirror.clone(), transaction.clone(), lease, stopping);
+        let (row, (tell, stop)) = (Arc::new(row), watch::channel(None));
+        let beating = beat(catalog.clone(), row.clone(), transaction.clone(), lease, stopping);
         let heart = tokio::spawn(async move {
             let _ = tell.send(Some(beating.await));
         });
-        Ok(Some(Self { mirror, catalog: catalog.clone(), transaction, stop, heart }))
+        Ok(Some(Self { row, catalog: catalog.clone(), transaction, stop, heart }))
+    }
+
+    /// What we have written into the row.
+    pub(super) fn transaction(&self) -> &str {
+        &self.transaction
     }
 
     pub(super) fn stop(&self) -> Stop {
@@ -82,14 +83,19 @@ impl Claim {
 
     /// Whether the sync may go on, as the database has it now.
     pub(super) async fn standing(&self) -> Result<MirrorStanding, CatalogError> {
-        self.catalog.session(ROUTE).mirror_standing(&self.mirror, &self.transaction).await
+        self.catalog.session(ROUTE).claim_standing(&self.row, &self.transaction).await
     }
 
-    /// Gives the mirror back.
+    /// Gives the row back. Returns whether it was still ours.
     pub(super) async fn release(self, release: &Release) -> Result<bool, CatalogError> {
-        self.heart.abort();
         let db = self.catalog.session(ROUTE);
-        db.release_mirror(self.mirror.id, &self.transaction, release).await
+        db.release_claim(&self.row, &self.transaction, release).await
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.heart.abort();
     }
 }
 
@@ -99,7 +105,7 @@ pub(super) const ROUTE: &str = "repomirror";
 /// Renews the lease until the sync has to end, and returns why.
 async fn beat(
     catalog: Catalog,
-    mirror: Mirror,
+    row: Arc<Claimable>,
     transaction: Arc<str>,
     lease: Duration,
     mut stopping: watch::Receiver<bool>,
@@ -111,18 +117,18 @@ async fn beat(
             () = tokio::time::sleep(LOOK.min(lease / 4)) => {}
         }
         let db = catalog.session(ROUTE);
-        match db.mirror_standing(&mirror, &transaction).await {
+        match db.claim_standing(&row, &transaction).await {
             Ok(MirrorStanding::Ours) => {}
             Ok(MirrorStanding::Cancelled) => return Ending::Cancelled,
             Ok(MirrorStanding::Lost) => return Ending::Lost,
-            Err(error) => tracing::warn!(%error, mirror = %mirror.name, "its state is not known"),
+            Err(error) => tracing::warn!(%error, ?row, "its state is not known"),
         }
         if renewed.elapsed() >= lease / 3 {
-            match db.extend_mirror(mirror.id, &transaction, lease).await {
+            match db.extend_claim(&row, &transaction, lease).await {
                 Ok(true) => renewed = Instant::now(),
                 // The next look says why.
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, mirror = %mirror.name, "lease not renewed"),
+                Err(error) => tracing::warn!(%error, ?row, "lease not renewed"),
             }
         }
         // Somebody else may have taken it by now.

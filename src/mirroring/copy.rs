@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 
 use super::SyncError;
 use super::claim::ROUTE;
-use super::sync::Job;
+use super::job::Job;
 use crate::audit::Client;
 use crate::catalog::{AliveTag, Entity};
 use crate::oci::manifest::{Child, PushedManifest};
@@ -41,6 +41,19 @@ pub(super) enum Copied {
     OtherArchitecture(String),
 }
 
+impl Copied {
+    /// In words.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Unchanged(digest) => format!("unchanged, {digest}"),
+            Self::Moved(digest) => format!("copied, {digest}"),
+            Self::OtherArchitecture(architecture) => {
+                format!("skipped: its architecture is {architecture:?}")
+            }
+        }
+    }
+}
+
 /// Who does it, as the action log names it.
 pub(super) fn client() -> Client {
     let user_agent = concat!("quay-sidecar/", env!("CARGO_PKG_VERSION"), " (repomirror)");
@@ -62,16 +75,16 @@ impl Job<'_> {
         // By digest: the tag may move meanwhile.
         let fetched = self.manifest(&head.digest).await?;
         let manifest = parse(&fetched)?;
-        if !self.architectures.is_empty()
+        if !self.access.architectures.is_empty()
             && !manifest.is_list()
             && let Some(architecture) = self.architecture(&manifest).await?
-            && !self.architectures.contains(&architecture)
+            && !self.access.architectures.contains(&architecture)
         {
             return Ok(Copied::OtherArchitecture(architecture));
         }
         self.contents(&fetched, &manifest, 0).await?;
         self.may_write().await?;
-        let name = &self.mirror.name;
+        let name = &self.into.name;
         self.store(Target::Tag(tag), &fetched).await?;
         tracing::debug!(mirror = %name, tag, digest = %fetched.digest, "tag copied");
         self.companions(&fetched.digest, 0).await?;
@@ -89,7 +102,7 @@ impl Job<'_> {
             return Ok(true);
         }
         let db = self.catalog.session(ROUTE);
-        let repository_id = self.mirror.repository_id;
+        let repository_id = self.into.repository_id;
         let Some(text) = db.manifest_bytes(repository_id, &local.digest).await? else {
             return Ok(false);
         };
@@ -102,7 +115,7 @@ impl Job<'_> {
     }
 
     async fn manifest(&self, digest: &Digest) -> Result<FetchedManifest, SyncError> {
-        let largest = match self.architectures.is_empty() {
+        let largest = match self.access.architectures.is_empty() {
             true => LARGEST,
             false => LARGEST.min(self.parts.config.mirroring.largest_list),
         };
@@ -134,7 +147,7 @@ impl Job<'_> {
         let wanted = self.wanted(manifest)?;
         let digests = each_once(wanted.iter().map(|child| child.manifest.digest.as_str()));
         let db = self.catalog.session(ROUTE);
-        let stored = db.stored_children(self.mirror.repository_id, &digests).await?;
+        let stored = db.stored_children(self.into.repository_id, &digests).await?;
         let missing: Vec<Digest> = digests
             .iter()
             .filter(|digest| !stored.contains_key(**digest))
@@ -161,17 +174,18 @@ impl Job<'_> {
 
     /// The children of a list that are wanted here: all of them, or those of the architectures.
     fn wanted<'m>(&self, list: &'m PushedManifest) -> Result<Vec<&'m Child>, SyncError> {
-        if self.architectures.is_empty() {
+        if self.access.architectures.is_empty() {
             return Ok(list.children.iter().collect());
         }
         let most = self.parts.config.mirroring.most_entries;
         let architecture = |child: &&Child| {
             let platform = child.platform.as_ref();
-            platform.is_some_and(|platform| self.architectures.contains(&platform.architecture))
+            platform
+                .is_some_and(|platform| self.access.architectures.contains(&platform.architecture))
         };
         let wanted: Vec<&Child> = list.children.iter().take(most).filter(architecture).collect();
         if wanted.is_empty() {
-            let asked = self.architectures.join(", ");
+            let asked = self.access.architectures.join(", ");
             return Err(SyncError::Refused(format!(
                 "No matching architectures. Requested: {asked}; the list has none of them"
             )));
@@ -213,8 +227,8 @@ impl Job<'_> {
             return Err(not_copied(fetched));
         };
         let body = ManifestBody { media_type, bytes: fetched.bytes.clone() };
-        let (name, db) = (&self.mirror.name, self.catalog.session(ROUTE));
-        let robot = Entity::Robot(self.mirror.robot.clone());
+        let (name, db) = (&self.into.name, self.catalog.session(ROUTE));
+        let robot = Entity::Robot(self.into.robot.clone());
         let pushed = self.parts.pushes.put_manifest(db, name, target, &body, &robot).await?;
         let follow_up =
             FollowUp { stale: &self.parts.stale, audit: &self.parts.audit, client: &self.client };
@@ -239,7 +253,7 @@ impl Job<'_> {
         let referrers = self.until_told(async { Ok(self.source.referrers(digest).await?) }).await?;
         let digests = each_once(referrers.iter().map(|referrer| referrer.digest.as_str()));
         let db = self.catalog.session(ROUTE);
-        let stored = db.stored_children(self.mirror.repository_id, &digests).await?;
+        let stored = db.stored_children(self.into.repository_id, &digests).await?;
         for referrer in digests {
             let Some(digest) = Digest::parse(referrer) else { continue };
             if !stored.contains_key(referrer) {

@@ -3,8 +3,9 @@
 
 use super::SyncError;
 use super::claim::ROUTE;
+use super::copy::Copied;
 use super::globs::Globs;
-use crate::audit::{Audit, Mirrored, push_python_string};
+use crate::audit::{Audit, Mirrored, Place, push_python_string};
 use crate::catalog::{Catalog, Mirror};
 use crate::config::Config;
 
@@ -53,7 +54,20 @@ impl Log<'_> {
         .await
     }
 
-    pub(super) async fn tag_copied(&self, tag: &str, what: &str) -> Result<(), SyncError> {
+    /// One tag's line.
+    pub(super) async fn copied(
+        &self,
+        tag: &str,
+        copied: &Result<Copied, SyncError>,
+    ) -> Result<(), SyncError> {
+        match copied {
+            Ok(copied) => self.tag_copied(tag, &copied.describe()).await,
+            Err(SyncError::Ended) => Ok(()),
+            Err(error) => self.tag_failed(tag, &error.to_string()).await,
+        }
+    }
+
+    async fn tag_copied(&self, tag: &str, what: &str) -> Result<(), SyncError> {
         let message = format!("Source '{}' successful sync", self.source(tag));
         self.write(Mirrored {
             kind: "repo_mirror_sync_tag_success",
@@ -67,7 +81,7 @@ impl Log<'_> {
         .await
     }
 
-    pub(super) async fn tag_failed(&self, tag: &str, why: &str) -> Result<(), SyncError> {
+    async fn tag_failed(&self, tag: &str, why: &str) -> Result<(), SyncError> {
         let message = format!("Source '{}' failed to sync", self.source(tag));
         self.write(Mirrored {
             kind: "repo_mirror_sync_tag_failed",
@@ -139,7 +153,9 @@ impl Log<'_> {
     }
 
     async fn write(&self, event: Mirrored<'_>) -> Result<(), SyncError> {
-        self.audit.mirrored(self.mirror, &event).await?;
+        let Mirror { name, namespace_id, repository_id, .. } = self.mirror;
+        let (namespace_id, repository_id) = (*namespace_id, Some(*repository_id));
+        self.audit.mirrored(&Place { name, namespace_id, repository_id }, &event).await?;
         if event.tag.is_some() {
             return Ok(());
         }

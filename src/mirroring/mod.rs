@@ -10,6 +10,7 @@ mod claim;
 mod copy;
 mod error;
 mod globs;
+mod job;
 mod log;
 mod metrics;
 mod plan;

@@ -48,8 +48,8 @@ const DEEPEST: usize = 4;
 
 /// Looks at the source and at the repository; changes nothing.
 pub async fn plan(parts: &Parts, mirror: &Mirror) -> Result<Plan, SyncError> {
-    let settings = Settings::read(mirror, &parts.config, &parts.field_key, &parts.hosts)?;
-    let source = Source::open(settings.options.clone())?;
+    let settings = Settings::read(parts, mirror)?;
+    let source = Source::open(settings.access.options.clone())?;
     let matching = settings.globs.matching(source.tags().await?);
     let mut plan = Plan::default();
     if matching.is_empty() {
@@ -104,7 +104,7 @@ impl Look<'_> {
         }
         let (mut blobs, mut bytes) = (0, 0);
         for child in &manifest.children {
-            let architectures = &self.settings.architectures;
+            let architectures = &self.settings.access.architectures;
             let platform = child.platform.as_ref();
             let wanted = architectures.is_empty()
                 || platform.is_some_and(|on| architectures.contains(&on.architecture));

@@ -5,22 +5,41 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::SyncError;
 use super::globs::Globs;
+use super::{Parts, SyncError};
 use crate::auth::FieldKey;
 use crate::catalog::Mirror;
-use crate::config::Config;
-use crate::upstream::{AllowedHosts, Credentials, Hosts, Options, Proxy, SourceName};
+use crate::upstream::{AllowedHosts, Credentials, Options, Proxy, SourceName};
 
-/// A mirror's settings, read.
+/// A repository mirror's settings, read.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) options: Options,
+    pub(super) access: Access,
     pub(super) globs: Globs,
+}
+
+/// How a source is reached, and what is taken of it.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) options: Options,
     /// None of them is all of them.
     pub(super) architectures: Vec<String>,
     /// Nothing has to be signed, whatever the policy of this machine says.
     pub(super) unsigned_images: bool,
+}
+
+/// The columns of a mirror, of whichever table, that say so.
+pub(super) struct Columns<'a> {
+    pub(super) username: Option<&'a str>,
+    pub(super) password: Option<&'a str>,
+    pub(super) external_registry_config: &'a str,
+    pub(super) timeout_s: i64,
+}
+
+/// What is encrypted of them; empty where there is none.
+pub(super) struct Secrets {
+    pub(super) username: String,
+    pub(super) password: String,
 }
 
 /// `external_registry_config`
@@ -47,40 +66,75 @@ struct ProxyConfig {
 }
 
 impl Settings {
-    pub(super) fn read(
-        mirror: &Mirror,
-        config: &Config,
-        key: &FieldKey,
-        hosts: &Hosts,
-    ) -> Result<Self, SyncError> {
-        let json = |column: &str, error: serde_json::Error| {
-            SyncError::Settings(format!("{column} of the mirror: {error}"))
+    pub(super) fn read(parts: &Parts, mirror: &Mirror) -> Result<Self, SyncError> {
+        let columns = Columns {
+            username: mirror.username.as_deref(),
+            password: mirror.password.as_deref(),
+            external_registry_config: &mirror.external_registry_config,
+            timeout_s: mirror.timeout_s,
         };
-        let registry: RegistryConfig = serde_json::from_str(&mirror.external_registry_config)
-            .map_err(|error| json("external_registry_config", error))?;
-        let globs = Globs::parse(&mirror.rule_value).map_err(|error| json("rule_value", error))?;
-        let architectures = match mirror.architecture_filter.as_deref() {
-            None | Some("") => Vec::new(),
-            Some(list) => serde_json::from_str::<Option<Vec<String>>>(list)
-                .map_err(|error| json("architecture_filter", error))?
-                .unwrap_or_default(),
-        };
-        let allowed = config.mirroring.allowed_hosts.iter().map(String::as_str);
         let source = SourceName::parse(&mirror.external_reference)?;
+        let mut access = Access::read(parts, source, &columns)?;
+        let globs =
+            Globs::parse(&mirror.rule_value).map_err(|error| unreadable("rule_value", &error))?;
+        if let Some(list) = mirror.architecture_filter.as_deref().filter(|list| !list.is_empty()) {
+            access.architectures = serde_json::from_str::<Option<Vec<String>>>(list)
+                .map_err(|error| unreadable("architecture_filter", &error))?
+                .unwrap_or_default();
+        }
+        Ok(Self { access, globs })
+    }
+}
+
+impl Access {
+    pub(super) fn read(
+        parts: &Parts,
+        source: SourceName,
+        columns: &Columns<'_>,
+    ) -> Result<Self, SyncError> {
+        let config = &parts.config;
+        let registry: RegistryConfig = serde_json::from_str(columns.external_registry_config)
+            .map_err(|error| unreadable("external_registry_config", &error))?;
+        let allowed = config.mirroring.allowed_hosts.iter().map(String::as_str);
+        let timeout_s = u64::try_from(columns.timeout_s).unwrap_or_default();
         let options = Options {
-            credentials: credentials(mirror, key)?,
+            credentials: columns.secrets(&parts.field_key)?.pair(),
             verify_tls: registry.verify_tls.unwrap_or(true),
             proxy: registry.proxy.map(ProxyConfig::read).unwrap_or_default().or(&environment()),
             extra_roots: roots(&config.dir, source.authority()),
             allowed_hosts: AllowedHosts::parse(allowed),
-            operation_timeout: Duration::from_secs(
-                u64::try_from(mirror.timeout_s).unwrap_or_default().max(1),
-            ),
-            hosts: hosts.clone(),
+            operation_timeout: Duration::from_secs(timeout_s.max(1)),
+            hosts: parts.hosts.clone(),
             ..Options::new(source)
         };
         let unsigned_images = registry.unsigned_images.unwrap_or_default();
-        Ok(Self { options, globs, architectures, unsigned_images })
+        Ok(Self { options, architectures: Vec::new(), unsigned_images })
+    }
+}
+
+pub(super) fn unreadable(column: &str, error: &serde_json::Error) -> SyncError {
+    SyncError::Settings(format!("{column} of the mirror: {error}"))
+}
+
+impl Columns<'_> {
+    pub(super) fn secrets(&self, key: &FieldKey) -> Result<Secrets, SyncError> {
+        let decrypt = |column: &'static str, stored: Option<&str>| match stored {
+            None | Some("") => Ok(String::new()),
+            Some(stored) => key.decrypt(stored).map_err(|_| SyncError::Undecryptable(column)),
+        };
+        Ok(Secrets {
+            username: decrypt("user name", self.username)?,
+            password: decrypt("password", self.password)?,
+        })
+    }
+}
+
+impl Secrets {
+    /// Both, or nothing: Quay leaves them out where either is empty.
+    fn pair(self) -> Option<Credentials> {
+        let Self { username, password } = self;
+        let both = !username.is_empty() && !password.is_empty();
+        both.then_some(Credentials { username, password })
     }
 }
 
@@ -102,19 +156,6 @@ fn environment() -> Proxy {
         either.ok().filter(|value| !value.is_empty())
     };
     Proxy { http: set("http_proxy"), https: set("https_proxy"), exceptions: set("no_proxy") }
-}
-
-fn credentials(mirror: &Mirror, key: &FieldKey) -> Result<Option<Credentials>, SyncError> {
-    let decrypt = |column: &'static str, stored: &Option<String>| match stored.as_deref() {
-        None | Some("") => Ok(None),
-        Some(stored) => key.decrypt(stored).map(Some).map_err(|_| SyncError::Undecryptable(column)),
-    };
-    let username = decrypt("user name", &mirror.username)?;
-    let password = decrypt("password", &mirror.password)?;
-    let both = username.zip(password);
-    // Quay leaves out the entry where either is empty.
-    let both = both.filter(|(username, password)| !username.is_empty() && !password.is_empty());
-    Ok(both.map(|(username, password)| Credentials { username, password }))
 }
 
 /// Certificates beside those of the system: Quay's own folder, and those of skopeo and docker for

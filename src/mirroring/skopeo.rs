@@ -11,8 +11,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::SyncError;
-use super::sync::Job;
-use crate::catalog::Mirror;
+use super::job::Job;
 use crate::upstream::{Credentials, Options};
 
 const SKOPEO: &str = "/usr/bin/skopeo";
@@ -28,31 +27,26 @@ impl Job<'_> {
         let server = &self.parts.config.server.hostname;
         let server = mirroring.server_hostname.as_ref().unwrap_or(server);
         let token = self.robot_token().await?;
-        let robot = Credentials { username: self.mirror.robot.clone(), password: token };
-        let source_host = self.mirror.external_reference.split('/').next().unwrap_or_default();
-        let from = AuthFile::write(source_host, self.options.credentials.as_ref())?;
+        let robot = Credentials { username: self.into.robot.clone(), password: token };
+        let from = AuthFile::write(&self.host, self.access.options.credentials.as_ref())?;
         let to = AuthFile::write(server, Some(&robot))?;
         let mut command = Command::new(SKOPEO);
-        if self.unsigned_images {
+        if self.access.unsigned_images {
             command.arg("--insecure-policy");
         }
         command
             .args(["copy", "--all", "--remove-signatures"])
-            .arg(format!("--src-tls-verify={}", self.options.verify_tls))
+            .arg(format!("--src-tls-verify={}", self.access.options.verify_tls))
             .arg(format!("--dest-tls-verify={}", mirroring.verify_own_tls))
             .arg("--src-authfile")
             .arg(from.path())
             .arg("--dest-authfile")
             .arg(to.path())
-            .arg(source(self.mirror, tag))
-            .arg(format!("docker://{server}/{}:{tag}", self.mirror.name));
-        proxy(&mut command, self.options);
-        run(command, self.options.operation_timeout).await
+            .arg(format!("docker://{}:{tag}", self.reference))
+            .arg(format!("docker://{server}/{}:{tag}", self.into.name));
+        proxy(&mut command, &self.access.options);
+        run(command, self.access.options.operation_timeout).await
     }
-}
-
-fn source(mirror: &Mirror, tag: &str) -> String {
-    format!("docker://{}:{tag}", mirror.external_reference)
 }
 
 /// Over the worker's own environment, as Quay does.

@@ -127,7 +127,9 @@ impl Mirrors {
         let Some(mirror) = db.mirror(name).await? else { return Ok(None) };
         let (tell, stopping) = watch::channel(false);
         let lease = self.parts.config.sidecar.mirror_lease;
-        let Some(claim) = Claim::take(&self.parts.catalog, mirror, lease, stopping).await? else {
+        let Some(claim) =
+            Claim::take(&self.parts.catalog, mirror.claimable(), lease, stopping).await?
+        else {
             return Ok(None);
         };
         let progress = Arc::new(Progress::new(name));
@@ -138,7 +140,7 @@ impl Mirrors {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            outcome = mirroring::sync(&self.parts, claim, &progress) => Ok(Some(outcome)),
+            outcome = mirroring::sync(&self.parts, &mirror, claim, &progress) => Ok(Some(outcome)),
             () = stopped => Ok(None),
         }
     }
@@ -209,13 +211,13 @@ async fn work(mirrors: &Mirrors, mut stopping: watch::Receiver<bool>) {
             }
             waiting -= 1;
             let (name, lease) = (mirror.name.clone(), parts.config.sidecar.mirror_lease);
-            match Claim::take(&parts.catalog, mirror, lease, stopping.clone()).await {
+            match Claim::take(&parts.catalog, mirror.claimable(), lease, stopping.clone()).await {
                 Ok(Some(claim)) => {
                     let progress = Arc::new(Progress::new(&name));
                     running.with(|all| all.insert(name.to_string(), progress.clone()));
                     let (parts, running) = (parts.clone(), running.clone());
                     syncs.spawn_local(async move {
-                        mirroring::sync(&parts, claim, &progress).await;
+                        mirroring::sync(&parts, &mirror, claim, &progress).await;
                         running.with(|all| all.remove(&name.to_string()));
                     });
                 }

@@ -12,10 +12,11 @@ pub(super) enum Kind {
     Manifest,
     Blob,
     Referrers,
+    Repositories,
 }
 
 impl Kind {
-    const ALL: usize = 7;
+    const ALL: usize = 8;
 }
 
 /// Requests that were sent, repetitions included, and what came back.
@@ -35,6 +36,8 @@ pub struct Counts {
     pub blobs: u64,
     /// Pages of lists of referrers.
     pub referrers: u64,
+    /// Pages of lists of repositories, and what is asked before them.
+    pub repositories: u64,
     /// Requests that went where an answer sent us.
     pub redirects: u64,
     /// Requests that were sent again after a failure or a delay that was asked for; each is among
@@ -54,6 +57,7 @@ impl Counts {
             + self.manifests
             + self.blobs
             + self.referrers
+            + self.repositories
             + self.redirects
     }
 }
@@ -94,6 +98,7 @@ impl Counters {
             manifests: of(Kind::Manifest),
             blobs: of(Kind::Blob),
             referrers: of(Kind::Referrers),
+            repositories: of(Kind::Repositories),
             redirects: self.redirects.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
             bytes_received: self.bytes.load(Ordering::Relaxed),

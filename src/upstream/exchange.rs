@@ -15,13 +15,13 @@ use reqwest::header::{
 };
 use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::counts::{Counters, Kind};
 use super::error::causes;
 use super::gate::Permit;
 use super::guard::{Guard, System, Whose};
-use super::patience::{self, Patience};
+use super::patience::{self, Patience, Tries};
 use super::ssrf::Refusal;
 use super::{AllowedHosts, Fault, Hosts, Options, Proxy, UpstreamError, auth, roots, ssrf};
 
@@ -43,11 +43,13 @@ pub(super) struct Ask {
     pub accept: Option<String>,
     /// The first byte that is wanted; all of them without a `Range`.
     pub from: u64,
+    /// Redirects are not followed.
+    pub stays: bool,
 }
 
 impl Ask {
     pub fn new(kind: Kind, method: Method, what: String) -> Self {
-        Self { kind, method, what, accept: None, from: 0 }
+        Self { kind, method, what, accept: None, from: 0, stays: false }
     }
 
     pub fn accept(mut self, types: &[&str]) -> Self {
@@ -154,6 +156,10 @@ impl Client {
             if !is_redirect(answer.status()) {
                 return self.plain(answer);
             }
+            if ask.stays {
+                let reason = format!("{}, a redirect, which is not followed", answer.status());
+                return Err(answer.error(Fault::Source, reason));
+            }
             url = self.target(&url, &answer)?;
             if url.origin() != home {
                 (at_home, authorization) = (false, None);
@@ -162,6 +168,29 @@ impl Client {
         }
         let reason = format!("more than {MOST_REDIRECTS} redirects");
         Err(UpstreamError::new(Fault::Source, &authority(&url), &ask.request(), reason))
+    }
+
+    /// Tries until it succeeds, cannot, or was tried often enough, for as long as `limit` at most.
+    pub async fn retrying<T, F>(
+        &self,
+        limit: Duration,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, UpstreamError>
+    where
+        F: Future<Output = Result<T, UpstreamError>>,
+    {
+        let deadline = Instant::now() + limit;
+        let mut tries = Tries::new(self.patience);
+        loop {
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let Some(pause) = tries.again(&error, deadline) else { return Err(error) };
+            self.counters.retry();
+            tracing::debug!(%error, "another try");
+            sleep(pause).await;
+        }
     }
 
     /// The next bytes of a body.

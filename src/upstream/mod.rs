@@ -7,6 +7,7 @@ mod auth;
 mod blob;
 mod challenge;
 mod counts;
+mod directory;
 mod error;
 mod exchange;
 mod gate;
@@ -25,6 +26,7 @@ mod tags;
 
 pub use blob::BlobStream;
 pub use counts::Counts;
+pub use directory::{Directory, DirectoryApi, RegistryUrl};
 pub use error::{Fault, UpstreamError};
 pub use gate::Hosts;
 pub use manifests::{FetchedManifest, Head};

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::auth::{Asker, Auth};
 use super::counts::Kind;
 use super::exchange::{Answer, Ask, Client};
-use super::patience::Tries;
 use super::{Counts, Fault, Options, SourceName, UpstreamError};
 
 /// A repository of another registry. Cheap to clone; clones share connections, tokens and counts.
@@ -72,19 +71,7 @@ impl Source {
     where
         F: Future<Output = Result<T, UpstreamError>>,
     {
-        let deadline = Instant::now() + self.options().operation_timeout;
-        let mut tries = Tries::new(self.options().patience);
-        let trying = async {
-            loop {
-                let error = match attempt().await {
-                    Ok(value) => return Ok(value),
-                    Err(error) => error,
-                };
-                let Some(pause) = tries.again(&error, deadline) else { return Err(error) };
-                self.retry(&error);
-                sleep(pause).await;
-            }
-        };
+        let trying = self.client().retrying(self.options().operation_timeout, attempt);
         self.in_time(trying).await
     }
 

@@ -44,11 +44,24 @@ impl SourceName {
         if first.is_empty() || rest.is_empty() {
             return Err(wrong("it has to be `host[:port]/repository`"));
         }
-        let (host, path) = if is_host(first) {
-            (first.to_ascii_lowercase(), rest.to_owned())
-        } else {
-            (DOCKER_HUB[0].to_owned(), reference.to_owned())
+        match is_host(first) {
+            true => Self::checked(reference, first, rest),
+            false => Self::checked(reference, DOCKER_HUB[0], reference),
+        }
+    }
+
+    /// The repository at `path` of the registry at `authority`, `host[:port]`, which is one however
+    /// it looks. The error is one of configuration.
+    pub fn in_registry(authority: &str, path: &str) -> Result<Self, UpstreamError> {
+        Self::checked(&format!("{authority}/{path}"), authority, path)
+    }
+
+    fn checked(reference: &str, host: &str, path: &str) -> Result<Self, UpstreamError> {
+        let wrong = |problem: &str| {
+            let shown: String = reference.chars().filter(|c| !c.is_control()).take(300).collect();
+            UpstreamError::reference(&shown, problem)
         };
+        let (host, path) = (host.to_ascii_lowercase(), path.to_owned());
         if !is_authority(&host) {
             return Err(wrong("its host is no name, address or port that there can be"));
         }
@@ -208,6 +221,17 @@ mod tests {
             let name = SourceName::parse(reference).unwrap();
             assert_eq!((name.authority(), name.path()), (authority, path), "{reference}");
             assert_eq!(name.to_string(), reference);
+        }
+    }
+
+    #[test]
+    fn in_a_registry_that_looks_like_none() {
+        let name = SourceName::in_registry("registry", "team/app").unwrap();
+        assert_eq!((name.authority(), name.path()), ("registry", "team/app"));
+        let hub = SourceName::in_registry("docker.io", "busybox").unwrap();
+        assert_eq!((hub.authority(), hub.path()), ("registry-1.docker.io", "library/busybox"));
+        for (authority, path) in [("user@registry", "a"), ("registry", "a b"), ("", "a")] {
+            assert!(SourceName::in_registry(authority, path).is_err(), "{authority} {path}");
         }
     }
 

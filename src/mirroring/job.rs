@@ -1,0 +1,284 @@
+//! One repository that is being filled, whatever says so: which of its source's tags are copied is for
+//! others to decide, and how is decided here.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
+
+use super::blobs::InFlight;
+use super::claim::{Claim, ROUTE, Stop};
+use super::copy::{Copied, client, no_tag};
+use super::policy::Policy;
+use super::settings::Access;
+use super::sync::Outcome;
+use super::{Parts, Progress, SyncError};
+use crate::audit::Client;
+use crate::auth::Identity;
+use crate::catalog::{AliveTag, Catalog, Destination, MirrorStanding};
+use crate::config::MirrorEngine;
+use crate::oci::{Digest, cosign_tags, is_tag};
+use crate::upstream::Source;
+
+/// Tags at once: most are one request, and the source's host bounds those anyway.
+const TAGS: usize = 8;
+
+/// Blobs of a sync at once, whatever the number of tags: each costs some memory.
+const SLOTS: usize = 8;
+
+/// A sync that goes on.
+pub(super) struct Job<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) catalog: &'a Catalog,
+    /// What is filled.
+    pub(super) into: &'a Destination,
+    pub(super) access: &'a Access,
+    pub(super) source: Source,
+    /// `host[:port]/path` of the source, as it was written.
+    pub(super) reference: String,
+    /// `host[:port]` of it.
+    pub(super) host: String,
+    /// Every tag of the source.
+    pub(super) source_tags: HashSet<String>,
+    /// The tags that are here.
+    pub(super) alive: HashMap<String, AliveTag>,
+    pub(super) progress: &'a Progress,
+    pub(super) in_flight: InFlight,
+    pub(super) slots: Semaphore,
+    pub(super) client: Client,
+    pub(super) stop: Stop,
+    claim: &'a Claim,
+    engine: MirrorEngine,
+}
+
+/// What became of the tags that were to be copied.
+pub(super) struct Copies<'t> {
+    pub(super) outcome: Outcome,
+    /// Those that point to something else now.
+    pub(super) moved: Vec<&'t String>,
+    /// cosign's tags of whatever is here now.
+    pub(super) companions: HashSet<String>,
+}
+
+/// What copies from a source: skopeo alone can verify signatures.
+pub(super) fn engine(parts: &Parts, access: &Access) -> Result<MirrorEngine, SyncError> {
+    let engine = parts.config.sidecar.mirror_engine;
+    if access.unsigned_images || engine == MirrorEngine::Skopeo {
+        return Ok(engine);
+    }
+    let source = access.options.source.to_string();
+    match Policy::of(&source)? {
+        Policy::Anything => Ok(engine),
+        Policy::Signatures => Ok(MirrorEngine::Skopeo),
+        Policy::Reject => Err(SyncError::Forbidden(format!(
+            "the policy of this machine rejects images of {source}"
+        ))),
+    }
+}
+
+/// What a push by the mirror's robot would meet (contract §7.6 rules 7 and 8).
+pub(super) async fn may_write(parts: &Parts, into: &Destination) -> Result<(), SyncError> {
+    let forbidden = |reason: String| Err(SyncError::Forbidden(reason));
+    let (config, robot) = (&parts.config, &into.robot);
+    if config.server.registry_state_readonly {
+        return forbidden("REGISTRY_STATE: the registry is read-only".to_owned());
+    }
+    if config.push.disabled {
+        return forbidden("DISABLE_PUSHES: the registry takes no pushes".to_owned());
+    }
+    if config.auth.robots_disallow && !config.auth.robots_whitelist.contains(robot) {
+        return forbidden(format!("ROBOTS_DISALLOW: robot {robot} cannot log in"));
+    }
+    let owner = robot.split('+').next().unwrap_or_default();
+    let db = parts.catalog.session(ROUTE);
+    let row = db.robot(robot, owner).await?.filter(|row| row.enabled);
+    let enabled = row.and_then(|row| row.owner).filter(|(_, enabled)| *enabled);
+    let Some((owner_id, _)) = enabled else {
+        return forbidden(format!("robot {robot} is disabled"));
+    };
+    let identity = Identity::Robot {
+        id: into.robot_id,
+        username: robot.clone(),
+        owner_id,
+        owner: owner.to_owned(),
+    };
+    match parts.authorizer.may_push(db, &into.name, &identity).await {
+        Ok(true) => Ok(()),
+        Ok(false) => forbidden(format!("robot {robot} has no write permission on {}", into.name)),
+        Err(error) => forbidden(error.to_string()),
+    }
+}
+
+/// The result of `work`, unless the sync has to end before.
+pub(super) async fn until_told<T>(
+    stop: &Stop,
+    work: impl Future<Output = Result<T, SyncError>>,
+) -> Result<T, SyncError> {
+    tokio::select! {
+        done = work => done,
+        _ = stop.ending() => Err(SyncError::Ended),
+    }
+}
+
+impl<'a> Job<'a> {
+    /// Gets ready; asks nothing yet.
+    pub(super) fn open(
+        parts: &'a Parts,
+        into: &'a Destination,
+        access: &'a Access,
+        engine: MirrorEngine,
+        claim: &'a Claim,
+        progress: &'a Progress,
+    ) -> Result<Self, SyncError> {
+        let reference = access.options.source.to_string();
+        Ok(Self {
+            parts,
+            catalog: &parts.catalog,
+            into,
+            access,
+            source: Source::open(access.options.clone())?,
+            host: reference.split('/').next().unwrap_or_default().to_owned(),
+            reference,
+            source_tags: HashSet::new(),
+            alive: HashMap::new(),
+            progress,
+            in_flight: InFlight::default(),
+            slots: Semaphore::new(SLOTS),
+            client: client(),
+            stop: claim.stop(),
+            claim,
+            engine,
+        })
+    }
+
+    /// All tags of the source. Looks at those that are here, too.
+    pub(super) async fn list(&mut self) -> Result<Vec<String>, SyncError> {
+        let tags = self.until_told(async { Ok(self.source.tags().await?) }).await?;
+        self.source_tags = tags.iter().cloned().collect();
+        let alive = self.catalog.session(ROUTE).alive_tags(self.into.repository_id).await?;
+        self.alive = alive.into_iter().map(|tag| (tag.name.clone(), tag)).collect();
+        Ok(tags)
+    }
+
+    /// The result of a request, unless the sync has to end before.
+    pub(super) async fn until_told<T>(
+        &self,
+        work: impl Future<Output = Result<T, SyncError>>,
+    ) -> Result<T, SyncError> {
+        until_told(&self.stop, work).await
+    }
+
+    /// Whether the mirror is still ours, and its robot may still write.
+    pub(super) async fn may_write(&self) -> Result<(), SyncError> {
+        match self.claim.standing().await? {
+            MirrorStanding::Ours => may_write(self.parts, self.into).await,
+            MirrorStanding::Cancelled | MirrorStanding::Lost => Err(SyncError::Ended),
+        }
+    }
+
+    /// The robot's token, for skopeo.
+    pub(super) async fn robot_token(&self) -> Result<String, SyncError> {
+        let robot = &self.into.robot;
+        let owner = robot.split('+').next().unwrap_or_default();
+        let row = self.catalog.session(ROUTE).robot(robot, owner).await?;
+        let token = row.and_then(|row| row.token);
+        let none = || SyncError::Forbidden(format!("robot {robot} has no token"));
+        let token = token.ok_or_else(none)?;
+        self.parts.field_key.decrypt(&token).map_err(|_| SyncError::Undecryptable("robot's token"))
+    }
+
+    /// Copies tags, several at once, until all are done or the sync has to end. `heard` is told of
+    /// each, and a tag of which it fails has failed.
+    pub(super) async fn copy_all<'t>(
+        &self,
+        tags: &'t [String],
+        heard: impl AsyncFn(&str, &Result<Copied, SyncError>) -> Result<(), SyncError>,
+    ) -> Copies<'t> {
+        let outcome = Outcome { tags: tags.len(), ..Outcome::default() };
+        let mut copies = Copies { outcome, moved: Vec::new(), companions: HashSet::new() };
+        let mut ended = false;
+        let heard = &heard;
+        let work = tags.iter().map(|tag| async move {
+            let copied = self.one(tag).await;
+            (tag, heard(tag, &copied).await.and(copied))
+        });
+        let mut work = futures_util::stream::iter(work).buffer_unordered(TAGS);
+        while let Some((tag, copied)) = work.next().await {
+            match copied {
+                Err(SyncError::Ended) => ended = true,
+                copied => copies.count(tag, copied, self.progress),
+            }
+            // Quay has this one for repository mirrors alone.
+            if !self.into.of_organization {
+                let left = tags.len().saturating_sub(self.progress.snapshot().done);
+                self.parts.metrics.pending(&self.into.name, left);
+            }
+        }
+        copies.outcome.failed.sort_unstable();
+        copies.outcome.ending = match ended {
+            true => Some(self.stop.ending().await),
+            false => self.stop.now(),
+        };
+        copies
+    }
+
+    /// Notes what the whole of it has cost.
+    pub(super) fn asked(&self, outcome: &mut Outcome) {
+        outcome.asked = self.source.counts();
+        outcome.linked_bytes = self.progress.snapshot().linked_bytes;
+        self.parts.metrics.asked(&outcome.asked, outcome.linked_bytes);
+    }
+
+    async fn one(&self, tag: &str) -> Result<Copied, SyncError> {
+        if self.stop.now().is_some() {
+            return Err(SyncError::Ended);
+        }
+        match is_tag(tag) {
+            true => self.by_engine(tag).await,
+            false => Err(no_tag(tag)),
+        }
+    }
+
+    async fn by_engine(&self, tag: &str) -> Result<Copied, SyncError> {
+        match self.engine {
+            MirrorEngine::Native => self.tag(tag).await,
+            MirrorEngine::Skopeo => {
+                self.until_told(self.tag_by_skopeo(tag)).await?;
+                let db = self.catalog.session(ROUTE);
+                let alive = db.alive_tags(self.into.repository_id).await?;
+                let here = alive.iter().find(|alive| alive.name == tag);
+                let digest = here.and_then(|tag| Digest::parse(&tag.digest));
+                let none = || SyncError::Skopeo("skopeo succeeded, but the tag is not here".into());
+                digest.map(Copied::Moved).ok_or_else(none)
+            }
+        }
+    }
+}
+
+impl<'t> Copies<'t> {
+    fn count(&mut self, tag: &'t String, copied: Result<Copied, SyncError>, progress: &Progress) {
+        let outcome = &mut self.outcome;
+        match copied {
+            Ok(Copied::Moved(digest)) => {
+                outcome.moved += 1;
+                self.companions.extend(cosign_tags(&digest));
+                self.moved.push(tag);
+                progress.tag_done(true, false);
+            }
+            Ok(Copied::Unchanged(digest)) => {
+                outcome.unchanged += 1;
+                self.companions.extend(cosign_tags(&digest));
+                progress.tag_done(false, false);
+            }
+            Ok(Copied::OtherArchitecture(_)) => {
+                outcome.unchanged += 1;
+                progress.tag_done(false, false);
+            }
+            Err(error) => {
+                outcome.reason.get_or_insert(error.reason());
+                outcome.failed.push((tag.clone(), error.to_string()));
+                progress.tag_done(false, true);
+            }
+        }
+    }
+}
