@@ -171,7 +171,7 @@ const ALL: &str = organizations!("true ORDER BY n.username LIMIT $1");
 
 /// `$1` now, `$2` how many, `$3` of one organization, if any.
 const DUE_REPOSITORIES: &str = repositories!(
-    "c.is_enabled AND ($3 IS NULL OR c.id = $3) \
+    "(c.id = $3 OR (c.is_enabled AND $3 IS NULL)) \
      AND ((m.sync_status = 3 AND m.sync_expiration_date IS NULL) \
      OR (m.sync_start_date <= $1 AND m.sync_retries_remaining > 0 \
          AND m.sync_status NOT IN (2, 3, 4, -2) AND m.sync_expiration_date IS NULL) \

@@ -1,8 +1,15 @@
-//! Which tags a rule means, as Python's `fnmatch` reads it (contract §7.3).
+//! Which tags a rule means, or which repositories a filter, as Python's `fnmatch` reads it (contract
+//! §7.3, §7.5).
 
-/// The patterns of a mirror's rule.
+/// The patterns of a mirror's rule, or of an organization's filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Globs(Vec<String>);
+
+impl From<Vec<String>> for Globs {
+    fn from(globs: Vec<String>) -> Self {
+        Self(globs)
+    }
+}
 
 impl Globs {
     /// Reads `repomirrorrule.rule_value`, a JSON list.
@@ -10,10 +17,10 @@ impl Globs {
         serde_json::from_str(rule_value).map(Self)
     }
 
-    /// Those of `tags` that any pattern means, sorted, each once.
-    pub fn matching(&self, tags: Vec<String>) -> Vec<String> {
-        let wanted = |tag: &String| self.0.iter().any(|pattern| matches(pattern, tag));
-        let mut matching: Vec<String> = tags.into_iter().filter(wanted).collect();
+    /// Those of `names` that any pattern means, sorted, each once.
+    pub fn matching(&self, names: Vec<String>) -> Vec<String> {
+        let wanted = |name: &String| self.0.iter().any(|pattern| matches(pattern, name));
+        let mut matching: Vec<String> = names.into_iter().filter(wanted).collect();
         matching.sort_unstable();
         matching.dedup();
         matching

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::organizations;
 use crate::oci::RepoName;
 use crate::upstream::Counts;
 
@@ -60,6 +61,7 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     bytes: Counter,
     linked: Counter,
+    organizations: organizations::Metrics,
 }
 
 /// How a sync stands: Quay's numbers.
@@ -84,6 +86,7 @@ impl Default for Metrics {
             requests: Family::default(),
             bytes: Counter::default(),
             linked: Counter::default(),
+            organizations: organizations::Metrics::default(),
         }
     }
 }
@@ -132,6 +135,17 @@ impl Metrics {
             "Bytes of blobs that were here already",
             self.linked.clone(),
         );
+        self.organizations.register(r);
+    }
+
+    /// Organizations and their repositories that are due and wait.
+    pub fn organizations_waiting(&self, organizations: usize, repositories: usize) {
+        self.organizations.waiting(organizations, repositories);
+    }
+
+    /// Those of organizations.
+    pub(super) fn organizations(&self) -> &organizations::Metrics {
+        &self.organizations
     }
 
     /// A worker runs, or does not.
@@ -181,6 +195,7 @@ impl Metrics {
             ("manifest", counts.manifests),
             ("blob", counts.blobs),
             ("referrers", counts.referrers),
+            ("repositories", counts.repositories),
         ] {
             self.requests.get_or_create(&Request { kind }).inc_by(count);
         }

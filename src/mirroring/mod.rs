@@ -1,9 +1,9 @@
-//! Repositories that follow another registry, filled natively (contract §7; design, D-005). Knows no
-//! HTTP: `upstream` speaks to the source, `push` stores what it gives, and here is decided what is
-//! asked for, in which order, and what becomes of it.
+//! Repositories, and whole organizations, that follow another registry, filled natively (contract §7;
+//! design, D-005). Knows no HTTP: `upstream` speaks to the source, `push` stores what it gives, and
+//! here is decided what is asked for, in which order, and what becomes of it.
 //!
-//! A Python and a Rust worker can share the tables: both claim a mirror by the same statement, and a
-//! tag that either has moved is whole.
+//! A Python and a Rust worker can share the tables: both claim a row by the same statement, and a tag
+//! that either has moved is whole.
 
 mod blobs;
 mod claim;
@@ -13,6 +13,7 @@ mod globs;
 mod job;
 mod log;
 mod metrics;
+mod organizations;
 mod plan;
 mod policy;
 mod progress;
@@ -23,6 +24,9 @@ mod sync;
 pub use claim::{Claim, Ending};
 pub use error::SyncError;
 pub use metrics::Metrics;
+pub use organizations::{
+    Discovery, OrganizationPlan, cancel, discover, plan as plan_organization, sync_repository,
+};
 pub use plan::{Plan, PlannedTag, plan};
 pub use progress::{Progress, Snapshot};
 pub use sync::{Outcome, sync};

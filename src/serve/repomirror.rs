@@ -2,8 +2,11 @@
 //! it has begun and cannot end by then is given back, and the next worker goes on with it.
 
 mod ask;
+mod organizations;
+mod queue;
 
 pub use ask::{AskError, ask};
+pub use organizations::OrganizationOutcome;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,6 +18,8 @@ use actix_web::{App as Service, HttpResponse, HttpServer, Responder, web};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+
+use queue::Waiting;
 
 use super::listen::{Address, Bound};
 use super::registryd::{ServeError, stop_signal};
@@ -39,9 +44,6 @@ const STOP: Duration = Duration::from_secs(6);
 
 /// How long the last rows of the action log may take.
 const FLUSH: Duration = Duration::from_secs(2);
-
-/// Mirrors looked at in one statement.
-const MOST: usize = 1000;
 
 /// What a worker or a single sync needs.
 pub struct Mirrors {
@@ -193,42 +195,36 @@ pub async fn run(config: Config, admin: SocketAddr) -> Result<(), ServeError> {
 /// Claims what is due, as much at once as the settings allow.
 async fn work(mirrors: &Mirrors, mut stopping: watch::Receiver<bool>) {
     let (parts, running) = (&mirrors.parts, &mirrors.running);
-    let most = parts.config.sidecar.mirrors_at_once;
+    let (config, organizations) = (&parts.config, parts.config.auth.org_mirror);
+    let most = config.sidecar.mirrors_at_once;
     parts.metrics.running(true);
-    tracing::info!(at_once = most, "looking for mirrors that are due");
-    let mut syncs = JoinSet::new();
-    let every = LOOK.min(parts.config.mirroring.interval);
+    tracing::info!(at_once = most, organizations, "looking for mirrors that are due");
+    let (mut syncs, mut discoveries) = (JoinSet::new(), JoinSet::new());
+    let mut every = LOOK.min(config.mirroring.interval);
+    if organizations {
+        every = every.min(config.mirroring.organization_interval);
+    }
     while !*stopping.borrow() {
-        let due = parts.catalog.session("repomirror").due_mirrors(MOST).await;
-        let due = due.unwrap_or_else(|error| {
+        let mut pending = 0;
+        if organizations {
+            pending = organizations::look(parts, &mut discoveries, &stopping).await;
+        }
+        let due = queue::due(parts, organizations).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "mirrors that are due are not known");
             Vec::new()
         });
-        let mut waiting = due.len();
-        for mirror in due {
-            if syncs.len() >= most || *stopping.borrow() {
-                break;
-            }
-            waiting -= 1;
-            let (name, lease) = (mirror.name.clone(), parts.config.sidecar.mirror_lease);
-            match Claim::take(&parts.catalog, mirror.claimable(), lease, stopping.clone()).await {
-                Ok(Some(claim)) => {
-                    let progress = Arc::new(Progress::new(&name));
-                    running.with(|all| all.insert(name.to_string(), progress.clone()));
-                    let (parts, running) = (parts.clone(), running.clone());
-                    syncs.spawn_local(async move {
-                        mirroring::sync(&parts, &mirror, claim, &progress).await;
-                        running.with(|all| all.remove(&name.to_string()));
-                    });
-                }
-                Ok(None) => tracing::debug!(mirror = %name, "another worker has it"),
-                Err(error) => tracing::warn!(%error, mirror = %name, "not claimed"),
-            }
+        let mut due = due.into_iter();
+        while syncs.len() < most && !*stopping.borrow() {
+            let Some(due) = due.next() else { break };
+            begin(parts, running, due, &mut syncs, stopping.clone()).await;
         }
-        parts.metrics.waiting(waiting);
+        let Waiting { mirrors, of_organizations } = Waiting::of(due.as_slice());
+        parts.metrics.waiting(mirrors);
+        parts.metrics.organizations_waiting(pending, of_organizations);
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             Some(ended) = syncs.join_next() => log_panic(ended),
+            Some(ended) = discoveries.join_next() => log_panic(ended),
             _ = stopping.changed() => {}
         }
     }
@@ -236,11 +232,38 @@ async fn work(mirrors: &Mirrors, mut stopping: watch::Receiver<bool>) {
         while let Some(ended) = syncs.join_next().await {
             log_panic(ended);
         }
+        while let Some(ended) = discoveries.join_next().await {
+            log_panic(ended);
+        }
     };
     if tokio::time::timeout(STOP, ended).await.is_err() {
         tracing::warn!("syncs did not end within {STOP:?}; their leases will");
     }
     parts.metrics.running(false);
+}
+
+/// Claims one, and fills it beside the others.
+async fn begin(
+    parts: &Arc<Parts>,
+    running: &Running,
+    due: queue::Due,
+    syncs: &mut JoinSet<()>,
+    stopping: watch::Receiver<bool>,
+) {
+    let (name, lease) = (due.name(), parts.config.sidecar.mirror_lease);
+    match Claim::take(&parts.catalog, due.claimable(), lease, stopping).await {
+        Ok(Some(claim)) => {
+            let progress = Arc::new(Progress::new(&name));
+            running.with(|all| all.insert(name.to_string(), progress.clone()));
+            let (parts, running) = (parts.clone(), running.clone());
+            syncs.spawn_local(async move {
+                due.sync(&parts, claim, &progress).await;
+                running.with(|all| all.remove(&name.to_string()));
+            });
+        }
+        Ok(None) => tracing::debug!(mirror = %name, "another worker has it"),
+        Err(error) => tracing::warn!(%error, mirror = %name, "not claimed"),
+    }
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
