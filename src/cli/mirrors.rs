@@ -15,16 +15,18 @@ use quay_sidecar::oci::{NameRules, RepoName};
 use quay_sidecar::serve::repomirror::{Mirrors, ask};
 use quay_sidecar::telemetry::Metrics;
 
-use super::{ConfigDir, EX_USAGE, unusable};
+use super::{ConfigDir, EX_USAGE, mirror_organizations, unusable};
 
-/// Repositories that follow another registry.
+/// Repositories and organizations that follow another registry.
 #[derive(Subcommand)]
 pub enum Mirror {
     /// Fill one now, and show how it goes.
     ///
-    /// Exits 0 when every tag is here, 1 otherwise.
+    /// Of an organization, its repositories are looked for first, and all of them are filled. Exits 0
+    /// when every tag is here, 1 otherwise.
     Sync(SyncNow),
-    /// What there is, how it stands, and when it is filled next; how far, where a worker is at it.
+    /// What there is, how it stands, and when it is filled next; how far, where a worker is at it. Of
+    /// organizations, how many of their repositories are in which state.
     Status(Status),
 }
 
@@ -32,9 +34,11 @@ pub enum Mirror {
 pub struct SyncNow {
     #[command(flatten)]
     config: ConfigDir,
-    /// The mirror: NAMESPACE/REPOSITORY.
-    repository: String,
-    /// Print what would be copied and deleted, with bytes, and change nothing.
+    /// What to fill: NAMESPACE/REPOSITORY, or an ORGANIZATION that follows another registry.
+    #[arg(value_name = "NAMESPACE/REPOSITORY|ORGANIZATION")]
+    what: String,
+    /// Print what would be copied and deleted, with bytes, or which repositories an organization
+    /// would follow, and change nothing.
     #[arg(long)]
     dry_run: bool,
     /// Print JSON.
@@ -76,12 +80,15 @@ impl SyncNow {
             Ok(loaded) => loaded.config,
             Err(error) => return unusable(&error),
         };
+        if !self.what.contains('/') {
+            return self.organization(config);
+        }
         let rules = NameRules {
             library_namespace: config.server.library_namespace.clone(),
             extended: config.features.extended_repository_names,
         };
-        let Some(name) = RepoName::parse(&self.repository, &rules) else {
-            eprintln!("quay: {:?} is no repository: write NAMESPACE/REPOSITORY", self.repository);
+        let Some(name) = RepoName::parse(&self.what, &rules) else {
+            eprintln!("quay: {:?} is no repository: write NAMESPACE/REPOSITORY", self.what);
             return ExitCode::from(EX_USAGE);
         };
         actix_web::rt::System::new().block_on(async {
@@ -113,6 +120,33 @@ impl SyncNow {
         })
     }
 
+    fn organization(&self, config: Config) -> ExitCode {
+        if !config.auth.org_mirror {
+            eprintln!(
+                "quay: {:?} has no slash, so it is an organization, and FEATURE_ORG_MIRROR is not \
+                 true; of a repository, write NAMESPACE/REPOSITORY",
+                self.what
+            );
+            return ExitCode::from(EX_USAGE);
+        }
+        actix_web::rt::System::new().block_on(async {
+            let mirrors = match Mirrors::new(config) {
+                Ok(mirrors) => mirrors,
+                Err(error) => {
+                    eprintln!("quay: {error}");
+                    return ExitCode::FAILURE;
+                }
+            };
+            let done =
+                mirror_organizations::sync(&mirrors, &self.what, self.dry_run, self.json).await;
+            mirrors.finish().await;
+            done.unwrap_or_else(|error| {
+                eprintln!("quay: {}: {error}", self.what);
+                ExitCode::FAILURE
+            })
+        })
+    }
+
     async fn sync(
         &self,
         mirrors: &Mirrors,
@@ -133,22 +167,7 @@ impl SyncNow {
     fn show(&self, outcome: &Outcome) -> ExitCode {
         let Outcome { tags, moved, unchanged, deleted, .. } = *outcome;
         if self.json {
-            let failed: serde_json::Map<String, serde_json::Value> =
-                outcome.failed.iter().map(|(tag, why)| (tag.clone(), why.clone().into())).collect();
-            println!(
-                "{}",
-                serde_json::json!({
-                    "tags": tags, "copied": moved, "unchanged": unchanged, "deleted": deleted,
-                    "failed": failed, "error": outcome.not_begun,
-                    "requests": {
-                        "tags": outcome.asked.tag_pages, "head": outcome.asked.heads,
-                        "manifest": outcome.asked.manifests, "blob": outcome.asked.blobs,
-                        "token": outcome.asked.tokens, "referrers": outcome.asked.referrers,
-                    },
-                    "fetched_bytes": outcome.asked.bytes_received,
-                    "linked_bytes": outcome.linked_bytes,
-                })
-            );
+            println!("{}", report(outcome));
         } else {
             outcome.failed.iter().for_each(|(tag, why)| println!("{tag}: {why}"));
             outcome.not_begun.iter().for_each(|why| println!("not begun: {why}"));
@@ -181,6 +200,23 @@ impl SyncNow {
     }
 }
 
+/// What became of a repository, for programs.
+pub fn report(outcome: &Outcome) -> serde_json::Value {
+    let failed: serde_json::Map<String, serde_json::Value> =
+        outcome.failed.iter().map(|(tag, why)| (tag.clone(), why.clone().into())).collect();
+    serde_json::json!({
+        "tags": outcome.tags, "copied": outcome.moved, "unchanged": outcome.unchanged,
+        "deleted": outcome.deleted, "failed": failed, "error": outcome.not_begun,
+        "requests": {
+            "tags": outcome.asked.tag_pages, "head": outcome.asked.heads,
+            "manifest": outcome.asked.manifests, "blob": outcome.asked.blobs,
+            "token": outcome.asked.tokens, "referrers": outcome.asked.referrers,
+        },
+        "fetched_bytes": outcome.asked.bytes_received,
+        "linked_bytes": outcome.linked_bytes,
+    })
+}
+
 /// A bar for the tags, and the bytes beside it.
 async fn draw(progress: Arc<Progress>) {
     let bar = ProgressBar::new(0);
@@ -205,7 +241,7 @@ async fn draw(progress: Arc<Progress>) {
 }
 
 /// `42% (21 of 50 tags, 3 MiB of 8 MiB, 512 KiB/s, 4 s left)`
-fn far(sync: &Snapshot) -> String {
+pub fn far(sync: &Snapshot) -> String {
     let Some(percent) = sync.percent() else { return format!("({})", sync.doing) };
     let left = sync.seconds_left.map(|left| format!(", {left:.0} s left")).unwrap_or_default();
     format!(
@@ -236,10 +272,11 @@ impl Status {
     async fn show(&self, config: &Config) -> Result<(), quay_sidecar::catalog::CatalogError> {
         let metrics = Arc::new(Metrics::default());
         let catalog = Catalog::new(&config.database, &config.sidecar, 1, metrics)?;
-        let mirrors = catalog.session("mirror_status").mirrors(MOST).await?;
+        let db = catalog.session("mirror_status");
+        let mirrors = db.mirrors(MOST).await?;
         let address = self.worker.unwrap_or(config.sidecar.mirror_admin);
         let syncs = ask(address).await.unwrap_or_else(|error| {
-            if !mirrors.is_empty() {
+            if !mirrors.is_empty() || config.auth.org_mirror {
                 eprintln!("{error}: how far syncs are is not known");
             }
             Vec::new()
@@ -275,7 +312,11 @@ impl Status {
                 );
             }
         }
-        if mirrors.is_empty() && !self.json {
+        let organizations = match config.auth.org_mirror {
+            true => mirror_organizations::show_status(db, &syncs, self.json).await?,
+            false => 0,
+        };
+        if mirrors.is_empty() && organizations == 0 && !self.json {
             println!("no repository follows another registry");
         }
         Ok(())

@@ -7,6 +7,7 @@ mod delivery;
 mod governance;
 mod kubernetes;
 mod mirror;
+mod mirror_organizations;
 mod mirrors;
 mod quay;
 mod serve;
