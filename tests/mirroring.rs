@@ -2,6 +2,7 @@
 //! docker-registry.
 
 mod admin;
+mod organizations;
 mod rules;
 mod source;
 mod syncs;

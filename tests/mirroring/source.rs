@@ -20,16 +20,22 @@ impl Source {
 
     /// Stores an image, its children and blobs first.
     pub fn push(&self, tag: &str, manifest: &Manifest) {
-        let mut client = Client::new(self.0.port);
-        self.put(&mut client, tag, manifest);
+        self.push_to("team/app", tag, manifest);
     }
 
-    fn put(&self, client: &mut Client, reference: &str, manifest: &Manifest) {
+    /// The same, in another repository.
+    pub fn push_to(&self, repository: &str, tag: &str, manifest: &Manifest) {
+        let mut client = Client::new(self.0.port);
+        self.put(&mut client, repository, tag, manifest);
+    }
+
+    fn put(&self, client: &mut Client, repository: &str, reference: &str, manifest: &Manifest) {
         for child in &manifest.children {
-            self.put(client, &child.digest, child);
+            self.put(client, repository, &child.digest, child);
         }
         for blob in &manifest.blobs {
-            let begun = client.send("POST", "/v2/team/app/blobs/uploads/", &[], Some(b"")).unwrap();
+            let uploads = format!("/v2/{repository}/blobs/uploads/");
+            let begun = client.send("POST", &uploads, &[], Some(b"")).unwrap();
             assert_eq!(begun.status, 202);
             let location = begun.header("location").to_owned();
             let path = location.splitn(4, '/').nth(3).expect("a URL");
@@ -39,7 +45,7 @@ impl Source {
             let stored = client.send("PUT", &path, &headers, Some(&blob.bytes)).unwrap();
             assert_eq!(stored.status, 201, "{}", blob.digest);
         }
-        let path = format!("/v2/team/app/manifests/{reference}");
+        let path = format!("/v2/{repository}/manifests/{reference}");
         let headers = [("Content-Type", manifest.media_type)];
         let stored = client.send("PUT", &path, &headers, Some(&manifest.bytes)).unwrap();
         assert_eq!(stored.status, 201, "{reference}");

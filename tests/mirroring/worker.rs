@@ -1,25 +1,33 @@
 //! The worker: what is due, what somebody asks for, two at once, and one that dies.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::Mirrored;
+use crate::bundle::http;
 use crate::support::eventually;
 use crate::support::images::{Blob, Manifest, OCI_LAYER};
 use crate::support::process::{AtExit, signal, wait};
 use crate::support::registryd::program;
 
 /// `quay worker repomirror`.
-struct Worker {
+pub struct Worker {
     child: Child,
+    port: u16,
     _at_exit: AtExit,
 }
 
 impl Worker {
     fn start(mirrored: &Mirrored) -> Worker {
+        Worker::on(&mirrored.world.conf)
+    }
+
+    /// Of the registry with this configuration.
+    pub fn on(conf: &Path) -> Worker {
         let mut child = Command::new(program())
             .args(["worker", "repomirror", "--admin-listen", "127.0.0.1:0", "--config"])
-            .arg(&mirrored.world.conf)
+            .arg(conf)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -29,10 +37,16 @@ impl Worker {
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).unwrap();
         assert!(line.starts_with("admin listening"), "{line}");
-        Worker { child, _at_exit }
+        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        Worker { child, port: port.expect("where it listens"), _at_exit }
     }
 
-    fn stop(mut self) {
+    /// What operators see.
+    pub fn metrics(&self) -> String {
+        http::send(self.port, "GET", "/metrics", &[]).text()
+    }
+
+    pub fn stop(mut self) {
         signal(&self.child, "TERM");
         assert!(wait(&mut self.child, "the worker").success());
     }
