@@ -2,6 +2,7 @@
 
 mod access;
 mod blobs;
+mod directory;
 mod faults;
 mod origin;
 mod reads;

@@ -90,7 +90,8 @@ const RETURN: Sql = Sql {
 const SYNC_ALL: &str = "\
     UPDATE orgmirrorrepository SET sync_status = 3, sync_start_date = $2, \
         sync_expiration_date = NULL, sync_retries_remaining = 3, status_message = NULL \
-    WHERE org_mirror_config_id = $1 AND sync_status NOT IN (2, 3, 4) RETURNING id";
+    WHERE org_mirror_config_id = $1 AND sync_status NOT IN (2, 4) \
+    AND (sync_status <> 3 OR sync_expiration_date IS NOT NULL) RETURNING id";
 
 /// Those that were never filled, and those that were cancelled.
 const SYNC_NEW: &str = "\

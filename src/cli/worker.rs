@@ -11,7 +11,8 @@ use super::{ConfigDir, unusable};
 /// Run what Quay runs beside its registry.
 #[derive(Subcommand)]
 pub enum Worker {
-    /// Fill repositories that follow another registry, in the place of Quay's repomirrorworker.
+    /// Fill repositories and organizations that follow another registry, in the place of Quay's
+    /// repomirrorworker.
     ///
     /// Both may run at once: a mirror is filled by whoever claims it first. Stops on SIGTERM; what
     /// is not done by then goes on in the next worker.

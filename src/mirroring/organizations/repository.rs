@@ -45,7 +45,10 @@ pub async fn sync(
             outcome
         }
         Err(NotBegun { what, error }) => {
-            let ending = claim.stop().now();
+            let ending = match error {
+                SyncError::Ended => Some(claim.stop().ending().await),
+                _ => claim.stop().now(),
+            };
             let why = error.to_string();
             let text = format!("{what}: {why}");
             if ending.is_none() {
@@ -91,7 +94,7 @@ async fn fill(
     let into = match ensure(parts, row, claim, log).await {
         Ok(into) => into,
         Err(error) => {
-            if claim.stop().now().is_none() {
+            if !matches!(error, SyncError::Ended) {
                 log.not_created(&error.to_string()).await.map_err(in_log)?;
             }
             let what = format!("Failed to create local repository for '{}'", row.repository);

@@ -45,7 +45,7 @@ struct State {
     failures: Vec<(&'static str, usize, String)>,
     /// Requests with this in them are not answered yet.
     held: Option<&'static str>,
-    /// First lines and `authorization` of what was asked.
+    /// Paths (with what follows them) and `authorization` of what was asked.
     asked: Vec<(String, Option<String>)>,
     closed: bool,
 }
@@ -105,22 +105,23 @@ impl Catalogue {
 
     /// What was asked of the API since the last time: paths and what follows them.
     pub fn listed(&self) -> Vec<String> {
-        self.taken("/api/").into_iter().map(|(line, _)| line).collect()
+        self.taken().into_iter().map(|(target, _)| target).collect()
     }
 
     /// What was sent along with that.
     pub fn authorizations(&self) -> Vec<Option<String>> {
-        self.taken("/api/").into_iter().map(|(_, authorization)| authorization).collect()
+        self.taken().into_iter().map(|(_, authorization)| authorization).collect()
     }
 
-    /// How many requests had `mark` in their first line.
+    /// How many requests had `mark` in their path or after it.
     pub fn seen(&self, mark: &str) -> usize {
         lock(&self.shared.state).asked.iter().filter(|(line, _)| line.contains(mark)).count()
     }
 
-    fn taken(&self, mark: &str) -> Vec<(String, Option<String>)> {
+    fn taken(&self) -> Vec<(String, Option<String>)> {
         let mut state = lock(&self.shared.state);
-        let (taken, rest) = state.asked.drain(..).partition(|(line, _)| line.contains(mark));
+        let (taken, rest) =
+            state.asked.drain(..).partition(|(target, _)| target.starts_with("/api/"));
         state.asked = rest;
         taken
     }

@@ -28,7 +28,7 @@ fn repositories_are_made_and_filled() {
     assert_eq!(made, "4|private|image|acme+mirror|admin");
     let others = "SELECT (SELECT count(*) FROM repositoryactioncount c WHERE c.repository_id = r.id), \
                   (SELECT count(*) FROM repositorysearchscore s WHERE s.repository_id = r.id) \
-                  FROM repository r WHERE r.name = 'app'";
+                  FROM repository r JOIN orgmirrorrepository m ON m.repository_id = r.id";
     assert_eq!(it.sql(others), "1|1");
     let left = it.sql(
         "SELECT count(*) FROM orgmirrorrepository WHERE last_sync_date IS NOT NULL \
@@ -158,7 +158,7 @@ fn a_repository_that_is_being_deleted_is_made_again() {
     it.shelve(&["app"]);
     it.sync();
     // As Quay marks one.
-    it.sql("UPDATE repository SET state = 3, name = 'gone-1' WHERE name = 'app'");
+    it.sql("UPDATE repository SET state = 3, name = 'gone-1' WHERE name = 'app' AND state = 4");
     let report = it.sync();
     assert_eq!(report["repositories"]["app"]["copied"], 1, "{report}");
     assert_eq!(it.sql("SELECT count(*) FROM repository WHERE name = 'app' AND state = 4"), "1");
