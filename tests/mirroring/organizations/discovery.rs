@@ -228,6 +228,18 @@ fn a_source_that_is_busy() {
     assert_eq!(it.rows(), ["app|1|3|-"]);
 }
 
+/// One that never ends its list is given up.
+#[test]
+fn a_source_that_takes_too_long() {
+    let mut it = Following::new(Api::Harbor);
+    it.world.configure("ORG_MIRROR_MAX_DISCOVERY_DURATION", json!(1));
+    it.catalogue.hold("/api/v2.0/");
+    let report = it.sync();
+    let error = report["error"].as_str().unwrap_or_else(|| panic!("{report}"));
+    assert!(error.contains("within 1 s (ORG_MIRROR_MAX_DISCOVERY_DURATION)"), "{error}");
+    assert_eq!(it.state(), "-1|2");
+}
+
 /// An address inside is asked nothing, whatever its URL says.
 #[test]
 fn a_source_that_is_inside() {

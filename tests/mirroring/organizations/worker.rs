@@ -133,6 +133,24 @@ fn a_dead_workers_organization_goes_on() {
     worker.stop();
 }
 
+/// Killed in the middle of a copy: another goes on within a lease, and nothing is left over.
+#[test]
+fn a_killed_workers_repository_goes_on() {
+    let mut it = Following::new(Api::Quay);
+    it.world.configure("QUAY_SIDECAR", json!({"repo_mirror_lease_s": 2}));
+    it.shelve(&["app"]);
+    it.catalogue.hold("/blobs/");
+    let worker = Worker::on(&it.world.conf);
+    until(&it, "held", |it| it.catalogue.seen("/blobs/") > 0);
+    drop(worker);
+    assert_eq!(it.rows(), ["app|2|3|-"]);
+    it.catalogue.release();
+    let worker = Worker::on(&it.world.conf);
+    until(&it, "filled", |it| it.rows() == ["app|1|3|-"]);
+    worker.stop();
+    assert_eq!(it.tags().len(), 1);
+}
+
 /// Two of them: each repository is made and filled once.
 #[test]
 fn two_workers_share_an_organization() {
