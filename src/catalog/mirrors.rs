@@ -139,7 +139,7 @@ macro_rules! fetched {
     () => {
         "SELECT DISTINCT s.content_checksum FROM imagestorage s \
          JOIN manifestblob mb ON mb.blob_id = s.id \
-         JOIN repository r ON r.id = mb.repository_id AND r.state <> 3 "
+         JOIN repository r ON r.id = mb.repository_id "
     };
 }
 
@@ -147,7 +147,7 @@ macro_rules! fetched {
 /// digests.
 const FETCHED: Sql = fetched!(
     "JOIN repomirrorconfig c ON c.repository_id = r.id \
-     WHERE r.namespace_user_id = $1 AND c.internal_robot_id = $2 \
+     WHERE r.state = 2 AND r.namespace_user_id = $1 AND c.internal_robot_id = $2 \
      AND substr(c.external_reference, 1, length($3)) = $3"
 );
 
@@ -155,7 +155,7 @@ const FETCHED: Sql = fetched!(
 const FETCHED_BY_ORGANIZATION: Sql = fetched!(
     "JOIN orgmirrorrepository m ON m.repository_id = r.id \
      JOIN orgmirrorconfig c ON c.id = m.org_mirror_config_id \
-     WHERE c.organization_id = $1 AND c.internal_robot_id = $2 \
+     WHERE r.state = 4 AND c.organization_id = $1 AND c.internal_robot_id = $2 \
      AND $3 IN (substr(c.external_registry_url || '/', 8, length($3)), \
          substr(c.external_registry_url || '/', 9, length($3)))"
 );

@@ -2,9 +2,9 @@
 //! here already.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::OnceCell;
 
 use super::SyncError;
@@ -12,7 +12,7 @@ use super::claim::ROUTE;
 use super::job::Job;
 use crate::oci::Digest;
 use crate::oci::manifest::PushedManifest;
-use crate::push::Body;
+use crate::push::{Body, PushError};
 
 /// Blobs that somebody is at, or that are done.
 #[derive(Default)]
@@ -47,11 +47,7 @@ impl Job<'_> {
             once.get_or_try_init(|| self.have(blob, link)).await.map(drop)
         });
         // In the manifest's order, as many at once as the source's host bears.
-        let mut fetched = futures_util::stream::iter(fetched).buffer_unordered(BLOBS);
-        while let Some(one) = fetched.next().await {
-            one?;
-        }
-        Ok(())
+        all_of(fetched, BLOBS).await
     }
 
     /// Those that the repository does not have yet.
@@ -105,26 +101,57 @@ impl Job<'_> {
         self.progress.expect(blob.size);
         let opened = async { Ok(self.source.blob(&blob.digest, Some(blob.size), 0).await?) };
         let stream = self.until_told(opened).await?;
-        let stream = stream.inspect(|piece| {
-            let arrived = piece.as_ref().map_or(0, |bytes| bytes.len());
-            self.progress.fetched(arrived as u64);
+        // Whose fault it is if it breaks off, which a push does not know.
+        let broken = OnceLock::new();
+        let stream = stream.inspect_ok(|bytes| self.progress.fetched(bytes.len() as u64));
+        let stream = stream.map_err(|error| {
+            let text = error.to_string();
+            let _ = broken.set(error);
+            text
         });
         let (pushes, db) = (&self.parts.pushes, self.catalog.session(ROUTE));
         let mut upload = pushes.begin(db, &self.into.name).await?;
-        let body = Body::new(Box::pin(stream));
+        let body = Body::bounded(Box::pin(stream));
         let finished = tokio::select! {
             finished = pushes.finish(db, &mut upload, None, body, blob.digest.as_str()) => {
                 finished.map_err(SyncError::from)
             }
-            _ = self.stop.ending() => Err(SyncError::Ended),
+            ending = self.stop.ending() => Err(SyncError::Ended(ending)),
         };
         if finished.is_err()
             && let Err(error) = pushes.cancel(db, &upload).await
         {
             tracing::warn!(%error, upload = upload.uuid(), "left to Quay's clean-up");
         }
-        finished.map(drop)
+        match (finished, broken.into_inner()) {
+            (Err(SyncError::Blob(_)), Some(error)) => Err(error.into()),
+            (Err(SyncError::Blob(error @ PushError::Digest { .. })), None) => {
+                Err(SyncError::Refused(format!("the source sent another blob: {error}")))
+            }
+            (finished, _) => finished.map(drop),
+        }
     }
+}
+
+/// Does all of it, so many at once; what has not begun when one fails does not begin. What has is
+/// not dropped but ends: an upload that is dropped half-way would stay behind.
+pub(super) async fn all_of<F>(
+    work: impl IntoIterator<Item = F>,
+    at_once: usize,
+) -> Result<(), SyncError>
+where
+    F: Future<Output = Result<(), SyncError>>,
+{
+    let failed = OnceLock::new();
+    let work = work.into_iter().take_while(|_| failed.get().is_none());
+    let mut work = stream::iter(work).buffer_unordered(at_once);
+    while let Some(one) = work.next().await {
+        if let Err(error) = one {
+            let _ = failed.set(error);
+        }
+    }
+    drop(work);
+    failed.into_inner().map_or(Ok(()), Err)
 }
 
 /// Blobs of one manifest at once.

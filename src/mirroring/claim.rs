@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::steps::step;
 use crate::catalog::{Catalog, CatalogError, Claimable, MirrorStanding, Release};
 
 /// How often it is looked whether the sync was cancelled.
@@ -64,6 +65,7 @@ impl Claim {
         }
         let claimed = catalog.session(ROUTE).claim(&row, lease).await?;
         let Some(transaction) = claimed.map(Arc::<str>::from) else { return Ok(None) };
+        step("mirror: claimed");
         let (row, (tell, stop)) = (Arc::new(row), watch::channel(None));
         let beating = beat(catalog.clone(), row.clone(), transaction.clone(), lease, stopping);
         let heart = tokio::spawn(async move {

@@ -6,8 +6,10 @@ use std::collections::HashSet;
 use futures_util::StreamExt as _;
 
 use super::SyncError;
+use super::blobs::all_of;
 use super::claim::ROUTE;
-use super::job::Job;
+use super::job::{Job, locked};
+use super::steps::step;
 use crate::audit::Client;
 use crate::catalog::{AliveTag, Entity};
 use crate::oci::manifest::{Child, PushedManifest};
@@ -83,9 +85,9 @@ impl Job<'_> {
             return Ok(Copied::OtherArchitecture(architecture));
         }
         self.contents(&fetched, &manifest, 0).await?;
-        self.may_write().await?;
         let name = &self.into.name;
         self.store(Target::Tag(tag), &fetched).await?;
+        step("mirror: tag moved");
         tracing::debug!(mirror = %name, tag, digest = %fetched.digest, "tag copied");
         self.companions(&fetched.digest, 0).await?;
         Ok(Copied::Moved(fetched.digest))
@@ -120,7 +122,10 @@ impl Job<'_> {
             false => LARGEST.min(self.parts.config.mirroring.largest_list),
         };
         let reference = Reference::Digest(digest.clone());
-        self.until_told(async { Ok(self.source.manifest(&reference, largest).await?) }).await
+        let fetching = async { Ok(self.source.manifest(&reference, largest).await?) };
+        let fetched = self.until_told(fetching).await?;
+        step("mirror: manifest fetched");
+        Ok(fetched)
     }
 
     async fn head(&self, tag: &str) -> Result<Head, SyncError> {
@@ -156,12 +161,7 @@ impl Job<'_> {
                 Digest::parse(digest).ok_or_else(reason)
             })
             .collect::<Result<_, _>>()?;
-        let copied = missing.iter().map(|digest| self.by_digest(digest, depth + 1));
-        let mut copied = futures_util::stream::iter(copied).buffer_unordered(CHILDREN);
-        while let Some(one) = copied.next().await {
-            one?;
-        }
-        Ok(())
+        all_of(missing.iter().map(|digest| self.by_digest(digest, depth + 1)), CHILDREN).await
     }
 
     /// Copies a manifest that has no tag.
@@ -221,7 +221,8 @@ impl Job<'_> {
         Ok(config["architecture"].as_str().map(str::to_owned))
     }
 
-    /// Stores a manifest whose contents are here, as a push by the mirror's robot.
+    /// Stores a manifest whose contents are here, as a push by the mirror's robot, if the mirror is
+    /// still ours and the robot may still push.
     async fn store(&self, target: Target<'_>, fetched: &FetchedManifest) -> Result<(), SyncError> {
         let Some(media_type) = ManifestType::parse(&fetched.media_type) else {
             return Err(not_copied(fetched));
@@ -229,7 +230,11 @@ impl Job<'_> {
         let body = ManifestBody { media_type, bytes: fetched.bytes.clone() };
         let (name, db) = (&self.into.name, self.catalog.session(ROUTE));
         let robot = Entity::Robot(self.into.robot.clone());
+        self.may_write().await?;
         let pushed = self.parts.pushes.put_manifest(db, name, target, &body, &robot).await?;
+        if let Target::Tag(tag) = target {
+            locked(&self.moved).push(tag.to_owned());
+        }
         let follow_up =
             FollowUp { stale: &self.parts.stale, audit: &self.parts.audit, client: &self.client };
         Ok(follow_up.pushed(name, target, media_type, &pushed).await?)
@@ -238,10 +243,16 @@ impl Job<'_> {
     /// Signatures, attestations and whatever else refers to a manifest, if they are wanted: by
     /// cosign's tags, and by what the source lists.
     async fn companions(&self, digest: &Digest, depth: usize) -> Result<(), SyncError> {
-        if !self.parts.config.sidecar.mirror_referrers || depth == REFERRERS_DEEPEST {
+        let wanted = self.parts.config.sidecar.mirror_referrers && depth < REFERRERS_DEEPEST;
+        // Once, however many tags point to it.
+        if !wanted || !locked(&self.accompanied).insert(digest.clone()) {
             return Ok(());
         }
-        for tag in cosign_tags(digest).iter().filter(|tag| self.source_tags.contains(*tag)) {
+        let tags = cosign_tags(digest);
+        let there =
+            |tag: &&String| self.source_tags.contains(*tag) && !self.matching.contains(*tag);
+        for tag in tags.iter().filter(there) {
+            locked(&self.companions).insert(tag.clone());
             let head = self.head(tag).await?;
             let here = self.alive.get(tag).is_some_and(|tag| tag.digest == head.digest.as_str());
             if !here {

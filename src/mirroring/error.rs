@@ -1,5 +1,6 @@
 //! What can go wrong with a sync, and what metrics call it.
 
+use super::Ending;
 use crate::audit::AuditError;
 use crate::catalog::{CatalogError, TagError};
 use crate::oci::manifest::ManifestError;
@@ -46,8 +47,8 @@ pub enum SyncError {
     #[error("{0}")]
     Skopeo(String),
     /// It was told to end.
-    #[error("the sync was ended")]
-    Ended,
+    #[error("the sync was ended: {0:?}")]
+    Ended(Ending),
 }
 
 impl SyncError {
@@ -66,7 +67,7 @@ impl SyncError {
             },
             Self::Undecryptable(_) => "decryption_failed",
             Self::Forbidden(_) => "auth_failed",
-            Self::Ended => "preempted",
+            Self::Ended(_) => "preempted",
             Self::Skopeo(words) => of_words(words),
             _ => "unknown_error",
         }

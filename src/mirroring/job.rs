@@ -2,22 +2,24 @@
 //! others to decide, and how is decided here.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 
 use super::blobs::InFlight;
-use super::claim::{Claim, ROUTE, Stop};
+use super::claim::{Claim, Ending, ROUTE, Stop};
 use super::copy::{Copied, client, no_tag};
 use super::policy::Policy;
 use super::settings::Access;
+use super::steps::step;
 use super::sync::Outcome;
 use super::{Parts, Progress, SyncError};
 use crate::audit::Client;
 use crate::auth::Identity;
 use crate::catalog::{AliveTag, Catalog, Destination, MirrorStanding};
 use crate::config::MirrorEngine;
-use crate::oci::{Digest, cosign_tags, is_tag};
+use crate::oci::{Digest, is_tag};
 use crate::upstream::Source;
 
 /// Tags at once: most are one request, and the source's host bounds those anyway.
@@ -40,8 +42,15 @@ pub(super) struct Job<'a> {
     pub(super) host: String,
     /// Every tag of the source.
     pub(super) source_tags: HashSet<String>,
+    /// Those that are to be copied.
+    pub(super) matching: HashSet<String>,
     /// The tags that are here.
     pub(super) alive: HashMap<String, AliveTag>,
+    /// Tags that this sync has moved.
+    pub(super) moved: Mutex<Vec<String>>,
+    /// Manifests whose companions were looked for, and the tags among those companions.
+    pub(super) accompanied: Mutex<HashSet<Digest>>,
+    pub(super) companions: Mutex<HashSet<String>>,
     pub(super) progress: &'a Progress,
     pub(super) in_flight: InFlight,
     pub(super) slots: Semaphore,
@@ -49,15 +58,6 @@ pub(super) struct Job<'a> {
     pub(super) stop: Stop,
     claim: &'a Claim,
     engine: MirrorEngine,
-}
-
-/// What became of the tags that were to be copied.
-pub(super) struct Copies<'t> {
-    pub(super) outcome: Outcome,
-    /// Those that point to something else now.
-    pub(super) moved: Vec<&'t String>,
-    /// cosign's tags of whatever is here now.
-    pub(super) companions: HashSet<String>,
 }
 
 /// What copies from a source: skopeo alone can verify signatures.
@@ -116,7 +116,7 @@ pub(super) async fn until_told<T>(
 ) -> Result<T, SyncError> {
     tokio::select! {
         done = work => done,
-        _ = stop.ending() => Err(SyncError::Ended),
+        ending = stop.ending() => Err(SyncError::Ended(ending)),
     }
 }
 
@@ -140,7 +140,11 @@ impl<'a> Job<'a> {
             host: reference.split('/').next().unwrap_or_default().to_owned(),
             reference,
             source_tags: HashSet::new(),
+            matching: HashSet::new(),
             alive: HashMap::new(),
+            moved: Mutex::default(),
+            accompanied: Mutex::default(),
+            companions: Mutex::default(),
             progress,
             in_flight: InFlight::default(),
             slots: Semaphore::new(SLOTS),
@@ -154,6 +158,7 @@ impl<'a> Job<'a> {
     /// All tags of the source. Looks at those that are here, too.
     pub(super) async fn list(&mut self) -> Result<Vec<String>, SyncError> {
         let tags = self.until_told(async { Ok(self.source.tags().await?) }).await?;
+        step("mirror: tags listed");
         self.source_tags = tags.iter().cloned().collect();
         let alive = self.catalog.session(ROUTE).alive_tags(self.into.repository_id).await?;
         self.alive = alive.into_iter().map(|tag| (tag.name.clone(), tag)).collect();
@@ -172,7 +177,8 @@ impl<'a> Job<'a> {
     pub(super) async fn may_write(&self) -> Result<(), SyncError> {
         match self.claim.standing().await? {
             MirrorStanding::Ours => may_write(self.parts, self.into).await,
-            MirrorStanding::Cancelled | MirrorStanding::Lost => Err(SyncError::Ended),
+            MirrorStanding::Cancelled => Err(SyncError::Ended(Ending::Cancelled)),
+            MirrorStanding::Lost => Err(SyncError::Ended(Ending::Lost)),
         }
     }
 
@@ -189,24 +195,25 @@ impl<'a> Job<'a> {
 
     /// Copies tags, several at once, until all are done or the sync has to end. `heard` is told of
     /// each, and a tag of which it fails has failed.
-    pub(super) async fn copy_all<'t>(
-        &self,
-        tags: &'t [String],
+    pub(super) async fn copy_all(
+        &mut self,
+        tags: &[String],
         heard: impl AsyncFn(&str, &Result<Copied, SyncError>) -> Result<(), SyncError>,
-    ) -> Copies<'t> {
-        let outcome = Outcome { tags: tags.len(), ..Outcome::default() };
-        let mut copies = Copies { outcome, moved: Vec::new(), companions: HashSet::new() };
-        let mut ended = false;
-        let heard = &heard;
+    ) -> Outcome {
+        self.matching = tags.iter().cloned().collect();
+        let mut outcome = Outcome { tags: tags.len(), ..Outcome::default() };
+        let (this, heard) = (&*self, &heard);
         let work = tags.iter().map(|tag| async move {
-            let copied = self.one(tag).await;
-            (tag, heard(tag, &copied).await.and(copied))
+            let copied = this.one(tag).await;
+            let told = heard(tag, &copied).await;
+            step("mirror: tag logged");
+            (tag, told.and(copied))
         });
         let mut work = futures_util::stream::iter(work).buffer_unordered(TAGS);
         while let Some((tag, copied)) = work.next().await {
             match copied {
-                Err(SyncError::Ended) => ended = true,
-                copied => copies.count(tag, copied, self.progress),
+                Err(SyncError::Ended(ending)) => outcome.ending = Some(ending),
+                copied => outcome.count(tag, copied, self.progress),
             }
             // Quay has this one for repository mirrors alone.
             if !self.into.of_organization {
@@ -214,12 +221,9 @@ impl<'a> Job<'a> {
                 self.parts.metrics.pending(&self.into.name, left);
             }
         }
-        copies.outcome.failed.sort_unstable();
-        copies.outcome.ending = match ended {
-            true => Some(self.stop.ending().await),
-            false => self.stop.now(),
-        };
-        copies
+        outcome.failed.sort_unstable();
+        outcome.ending = outcome.ending.or_else(|| self.stop.now());
+        outcome
     }
 
     /// Notes what the whole of it has cost.
@@ -230,8 +234,8 @@ impl<'a> Job<'a> {
     }
 
     async fn one(&self, tag: &str) -> Result<Copied, SyncError> {
-        if self.stop.now().is_some() {
-            return Err(SyncError::Ended);
+        if let Some(ending) = self.stop.now() {
+            return Err(SyncError::Ended(ending));
         }
         match is_tag(tag) {
             true => self.by_engine(tag).await,
@@ -255,28 +259,25 @@ impl<'a> Job<'a> {
     }
 }
 
-impl<'t> Copies<'t> {
-    fn count(&mut self, tag: &'t String, copied: Result<Copied, SyncError>, progress: &Progress) {
-        let outcome = &mut self.outcome;
+/// A panic elsewhere ends that sync, not this one.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outcome {
+    fn count(&mut self, tag: &str, copied: Result<Copied, SyncError>, progress: &Progress) {
         match copied {
-            Ok(Copied::Moved(digest)) => {
-                outcome.moved += 1;
-                self.companions.extend(cosign_tags(&digest));
-                self.moved.push(tag);
+            Ok(Copied::Moved(_)) => {
+                self.moved += 1;
                 progress.tag_done(true, false);
             }
-            Ok(Copied::Unchanged(digest)) => {
-                outcome.unchanged += 1;
-                self.companions.extend(cosign_tags(&digest));
-                progress.tag_done(false, false);
-            }
-            Ok(Copied::OtherArchitecture(_)) => {
-                outcome.unchanged += 1;
+            Ok(Copied::Unchanged(_) | Copied::OtherArchitecture(_)) => {
+                self.unchanged += 1;
                 progress.tag_done(false, false);
             }
             Err(error) => {
-                outcome.reason.get_or_insert(error.reason());
-                outcome.failed.push((tag.clone(), error.to_string()));
+                self.reason.get_or_insert(error.reason());
+                self.failed.push((tag.to_owned(), error.to_string()));
                 progress.tag_done(false, true);
             }
         }

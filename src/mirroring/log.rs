@@ -62,7 +62,7 @@ impl Log<'_> {
     ) -> Result<(), SyncError> {
         match copied {
             Ok(copied) => self.tag_copied(tag, &copied.describe()).await,
-            Err(SyncError::Ended) => Ok(()),
+            Err(SyncError::Ended(_)) => Ok(()),
             Err(error) => self.tag_failed(tag, &error.to_string()).await,
         }
     }

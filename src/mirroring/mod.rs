@@ -19,16 +19,19 @@ mod policy;
 mod progress;
 mod settings;
 mod skopeo;
+mod steps;
 mod sync;
 
 pub use claim::{Claim, Ending};
 pub use error::SyncError;
+pub use globs::Globs;
 pub use metrics::Metrics;
 pub use organizations::{
     Discovery, OrganizationPlan, cancel, discover, plan as plan_organization, sync_repository,
 };
 pub use plan::{Plan, PlannedTag, plan};
 pub use progress::{Progress, Snapshot};
+pub use steps::STEPS;
 pub use sync::{Outcome, sync};
 
 use crate::audit::Audit;

@@ -2,15 +2,15 @@
 //! everybody told. Tags are moved one by one, each whole; a sync that fails leaves those that it has
 //! moved, and says which it could not move and why.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 use chrono::Utc;
 
 use super::claim::{Claim, Ending, ROUTE};
-use super::job::{Copies, Job, engine, may_write};
+use super::job::{Job, engine, locked, may_write};
 use super::log::Log;
 use super::settings::Settings;
+use super::steps::step;
 use super::{Parts, Progress, SyncError};
 use crate::catalog::{Change, Entity, Mirror, SyncStatus};
 use crate::oci::RepoName;
@@ -57,14 +57,19 @@ pub async fn sync(parts: &Parts, mirror: &Mirror, claim: Claim, progress: &Progr
     let outcome = match fill(parts, &claim, &log, progress).await {
         Ok(outcome) => outcome,
         Err(error) => {
-            let reason = Some(error.reason());
-            let ending = claim.stop().now();
-            if ending.is_none()
-                && let Err(unlogged) = log.not_begun(&error).await
-            {
+            let ending = match error {
+                SyncError::Ended(ending) => Some(ending),
+                _ => claim.stop().now(),
+            };
+            let logged = match ending {
+                None => log.not_begun(&error).await,
+                Some(Ending::Cancelled) => log.cancelled(&[]).await,
+                Some(Ending::Lost | Ending::Stopping) => Ok(()),
+            };
+            if let Err(unlogged) = logged {
                 tracing::error!(%unlogged, mirror = %name, "a failed sync is not in the action log");
             }
-            let not_begun = Some(error.to_string());
+            let (not_begun, reason) = (Some(error.to_string()), Some(error.reason()));
             Outcome { not_begun, reason, ending, ..Outcome::default() }
         }
     };
@@ -84,15 +89,17 @@ pub async fn sync(parts: &Parts, mirror: &Mirror, claim: Claim, progress: &Progr
     }
     let release = match outcome.ending {
         None => Some(mirror.schedule().after(status, Utc::now().naive_utc())),
-        Some(Ending::Stopping) => Some(mirror.schedule().untouched(mirror.status)),
-        // Whoever took it or cancelled it has written what it is now.
-        Some(Ending::Lost | Ending::Cancelled) => None,
+        // Lost to other settings, it is still ours to give back.
+        Some(Ending::Stopping | Ending::Lost) => Some(mirror.schedule().untouched(mirror.status)),
+        // Whoever cancelled it has written what it is now.
+        Some(Ending::Cancelled) => None,
     };
     if let Some(release) = release
         && let Err(error) = claim.release(&release).await
     {
         tracing::warn!(%error, mirror = %name, "not given back; its lease will end");
     }
+    step("mirror: released");
     report(&mirror.name, &outcome, began);
     outcome
 }
@@ -135,8 +142,8 @@ async fn fill(
         log.succeeded(&matching).await?;
         return Ok(Outcome::default());
     }
-    let copies = job.copy_all(&matching, async |tag, copied| log.copied(tag, copied).await).await;
-    let concluded = job.conclude(&matching, copies, log).await;
+    let copied = job.copy_all(&matching, async |tag, copied| log.copied(tag, copied).await).await;
+    let concluded = job.conclude(&matching, copied, log).await;
     let mut asked = Outcome::default();
     job.asked(&mut asked);
     let Outcome { asked, linked_bytes, .. } = asked;
@@ -148,76 +155,73 @@ impl Job<'_> {
     async fn conclude(
         &self,
         tags: &[String],
-        copies: Copies<'_>,
+        mut outcome: Outcome,
         log: &Log<'_>,
     ) -> Result<Outcome, SyncError> {
-        let Copies { mut outcome, moved, companions } = copies;
+        let all_copied = outcome.failed.is_empty();
+        if all_copied && outcome.ending.is_none() {
+            self.delete_obsolete(&mut outcome).await;
+        }
         match outcome.ending {
             Some(Ending::Cancelled) => log.cancelled(tags).await?,
             Some(Ending::Lost | Ending::Stopping) => {}
-            None if outcome.failed.is_empty() => {
-                self.delete_obsolete(tags, &companions, &mut outcome).await?;
-                match outcome.failed.is_empty() {
-                    true => log.succeeded(tags).await?,
-                    false => log.failed(tags, &outcome.failed, false).await?,
-                }
-            }
+            None if outcome.failed.is_empty() => log.succeeded(tags).await?,
             None => {
-                let undo = self.parts.config.mirroring.rollback;
+                let undo = self.parts.config.mirroring.rollback && !all_copied;
                 log.failed(tags, &outcome.failed, undo).await?;
                 if undo {
-                    self.undo(&moved).await?;
+                    self.undo().await?;
                     outcome.moved = 0;
                 }
             }
         }
+        step("mirror: all logged");
         Ok(outcome)
     }
 
     /// Deletes what the rule means no longer. Only after everything else went well: a source that
     /// fails must not cost anybody a tag.
-    async fn delete_obsolete(
-        &self,
-        tags: &[String],
-        companions: &HashSet<String>,
-        outcome: &mut Outcome,
-    ) -> Result<(), SyncError> {
-        let matching: HashSet<&str> = tags.iter().map(String::as_str).collect();
-        let wanted = |tag: &&String| {
-            let companion = self.parts.config.sidecar.mirror_referrers && companions.contains(*tag);
-            matching.contains(tag.as_str()) || companion
-        };
+    async fn delete_obsolete(&self, outcome: &mut Outcome) {
+        let companions = std::mem::take(&mut *locked(&self.companions));
+        let wanted = |tag: &&String| self.matching.contains(*tag) || companions.contains(*tag);
         let mut obsolete: Vec<&String> = self.alive.keys().filter(|tag| !wanted(tag)).collect();
         obsolete.sort_unstable();
-        let (id, db) = (self.into.repository_id, self.catalog.session(ROUTE));
         for tag in obsolete {
-            if self.stop.now().is_some() {
-                break;
-            }
-            match db.delete_tag(id, tag, &self.parts.config.push).await {
-                Ok(Some(deleted)) => {
-                    outcome.deleted += 1;
-                    self.parts.stale.manifest_gone(id, &deleted.digest).await;
+            match self.delete(tag).await {
+                Ok(deleted) => outcome.deleted += usize::from(deleted),
+                Err(SyncError::Ended(ending)) => {
+                    outcome.ending = Some(ending);
+                    return;
                 }
-                Ok(None) => {}
                 Err(error) => {
-                    let error = SyncError::from(error);
                     outcome.reason.get_or_insert(error.reason());
                     outcome.failed.push((tag.clone(), format!("not deleted: {error}")));
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Deletes a tag, if it is there and the mirror is still ours.
+    async fn delete(&self, tag: &str) -> Result<bool, SyncError> {
+        self.may_write().await?;
+        let (id, db) = (self.into.repository_id, self.catalog.session(ROUTE));
+        let Some(deleted) = db.delete_tag(id, tag, &self.parts.config.push).await? else {
+            return Ok(false);
+        };
+        step("mirror: tag deleted");
+        self.parts.stale.manifest_gone(id, &deleted.digest).await;
+        Ok(true)
     }
 
     /// Points the tags that this sync has moved to where they pointed, as `REPO_MIRROR_ROLLBACK`
     /// wants it when one of the others fails.
-    async fn undo(&self, moved: &[&String]) -> Result<(), SyncError> {
+    async fn undo(&self) -> Result<(), SyncError> {
         let db = self.catalog.session(ROUTE);
         let change = db.change(&self.into.name, "", &Entity::Anonymous).await?;
         let Some(Change { repository, .. }) = change else { return Ok(()) };
-        for tag in moved {
-            let before = self.alive.get(*tag).map(|tag| tag.digest.as_str());
+        let moved = std::mem::take(&mut *locked(&self.moved));
+        for tag in &moved {
+            let before = self.alive.get(tag).map(|tag| tag.digest.as_str());
             let rules = &self.parts.config.push;
             let now = db.revert_tag(&repository, tag, before, rules).await?;
             if let Some(digest) = now {

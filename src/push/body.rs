@@ -39,6 +39,8 @@ pub struct Body<S> {
     /// Bytes that count; what follows is not read.
     left: u64,
     ended: bool,
+    /// How long nothing may come.
+    silence: Duration,
     _reading: Reading,
 }
 
@@ -49,7 +51,13 @@ where
 {
     /// All of `stream`.
     pub fn new(stream: S) -> Self {
-        Self { stream, skip: 0, left: u64::MAX, ended: false, _reading: Reading::begin() }
+        let (ended, silence) = (false, SILENCE);
+        Self { stream, skip: 0, left: u64::MAX, ended, silence, _reading: Reading::begin() }
+    }
+
+    /// All of a stream that bounds its own silence: one that is fetched goes on elsewhere then.
+    pub fn bounded(stream: S) -> Self {
+        Self { silence: Duration::MAX, ..Self::new(stream) }
     }
 
     /// Only `length` bytes after the first `skip`.
@@ -62,7 +70,8 @@ where
         let (most, mut have, mut batch) = (self._reading.batch(), 0, Vec::new());
         while have < most && self.left > 0 && !self.ended {
             let next = pin!(self.stream.next());
-            let next = tokio::time::timeout(SILENCE, next).await.map_err(|_| BodyError::Silent)?;
+            let next =
+                tokio::time::timeout(self.silence, next).await.map_err(|_| BodyError::Silent)?;
             match next {
                 None => self.ended = true,
                 Some(Err(error)) => return Err(BodyError::Broken(error.to_string())),
@@ -143,6 +152,12 @@ mod tests {
         assert!(matches!(Body::new(broken).batch().await, Err(BodyError::Broken(_))));
         let silent = stream::pending::<Result<Bytes, String>>();
         assert!(matches!(Body::new(silent).batch().await, Err(BodyError::Silent)));
+        // Its stream waits for another answer, from where this one stopped.
+        let late = Box::pin(stream::once(async {
+            tokio::time::sleep(SILENCE * 3).await;
+            Ok::<_, String>(Bytes::from_static(b"late"))
+        }));
+        assert_eq!(Body::bounded(late).batch().await.unwrap().concat(), b"late");
     }
 
     #[tokio::test]

@@ -83,8 +83,7 @@ pub async fn discover(parts: &Parts, of: &OrgMirror, claim: Claim, sync_now: boo
             warn_unlogged(name, log.found(wanted, new).await);
             "success"
         }
-        Err(SyncError::Ended) => {
-            let ending = claim.stop().ending().await;
+        Err(SyncError::Ended(ending)) => {
             discovery.ending = Some(ending);
             if ending == Ending::Stopping {
                 give_back(of, claim, Given::Untouched).await;
@@ -150,12 +149,15 @@ async fn write(
     let Found { all, wanted, asked } = until_told(&claim.stop(), look(parts, of)).await?;
     (discovery.listed, discovery.wanted, discovery.asked) = (all.len(), wanted.len(), asked);
     if claim.standing().await? != MirrorStanding::Ours {
-        return Err(SyncError::Ended);
+        return Err(SyncError::Ended(claim.stop().ending().await));
     }
     let db = parts.catalog.session(ROUTE);
     let listing = Listing { all: &all, wanted: &wanted, sync_now };
     let changed = db.discovered(of, claim.transaction(), &listing).await?;
-    discovery.changed = changed.ok_or(SyncError::Ended)?;
+    let Some(changed) = changed else {
+        return Err(SyncError::Ended(claim.stop().ending().await));
+    };
+    discovery.changed = changed;
     Ok(())
 }
 

@@ -46,7 +46,7 @@ pub async fn sync(
         }
         Err(NotBegun { what, error }) => {
             let ending = match error {
-                SyncError::Ended => Some(claim.stop().ending().await),
+                SyncError::Ended(ending) => Some(ending),
                 _ => claim.stop().now(),
             };
             let why = error.to_string();
@@ -94,7 +94,7 @@ async fn fill(
     let into = match ensure(parts, row, claim, log).await {
         Ok(into) => into,
         Err(error) => {
-            if !matches!(error, SyncError::Ended) {
+            if !matches!(error, SyncError::Ended(_)) {
                 log.not_created(&error.to_string()).await.map_err(in_log)?;
             }
             let what = format!("Failed to create local repository for '{}'", row.repository);
@@ -113,7 +113,7 @@ async fn fill(
         error,
     })?;
     progress.tags(tags.len());
-    let mut outcome = job.copy_all(&tags, async |_, _| Ok(())).await.outcome;
+    let mut outcome = job.copy_all(&tags, async |_, _| Ok(())).await;
     job.asked(&mut outcome);
     match outcome.ending {
         None if outcome.failed.is_empty() => log.succeeded(&tags).await,
@@ -159,7 +159,7 @@ async fn ensure(
             "the organization is disabled, or has a repository of this name that is being deleted"
                 .to_owned(),
         )),
-        Ensured::Lost => Err(SyncError::Ended),
+        Ensured::Lost => Err(SyncError::Ended(claim.stop().ending().await)),
     }
 }
 
