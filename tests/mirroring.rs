@@ -2,16 +2,25 @@
 //! docker-registry.
 
 mod admin;
+mod crashes;
+mod faults;
+mod midway;
 mod organizations;
+mod referrers;
 mod rules;
-mod source;
+mod scale;
+mod siblings;
+pub mod source;
+mod swaps;
 mod syncs;
+mod wire;
 mod worker;
 
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::support::images::Manifest;
 use crate::support::registryd::program;
 use crate::support::{Login, World};
 use source::Source;
@@ -23,6 +32,10 @@ pub struct Mirrored {
     pub robot: Login,
     pub repository_id: i32,
 }
+
+/// As Quay's API does it (contract §7.2).
+pub const SYNC_NOW: &str = "UPDATE repomirrorconfig SET sync_status = 3, \
+    sync_expiration_date = NULL, sync_retries_remaining = 3, sync_transaction_id = 'sync-now'";
 
 /// Quay's names for what the log and the notifications know of mirrors.
 const KINDS: [&str; 5] = [
@@ -86,9 +99,19 @@ impl Mirrored {
         self.world.database.sql(statements)
     }
 
+    /// Has it follow another source, `host:port/path`.
+    pub fn follow(&self, reference: &str) {
+        self.sql(&format!("UPDATE repomirrorconfig SET external_reference = '{reference}'"));
+    }
+
     /// `quay mirror sync demo/mirror --json`, to its end.
     pub fn sync(&self) -> Value {
-        let output = self.quay(&["sync"], &["demo/mirror", "--json"]);
+        self.sync_of("demo/mirror")
+    }
+
+    /// The same for another mirror.
+    pub fn sync_of(&self, name: &str) -> Value {
+        let output = self.quay(&["sync"], &[name, "--json"]);
         let (out, log) = (text(&output.stdout), text(&output.stderr));
         let report = serde_json::from_str(&out);
         report.unwrap_or_else(|error| panic!("{error}: {out}\n{log}"))
@@ -110,15 +133,17 @@ impl Mirrored {
     pub fn tags(&self) -> Vec<(String, String)> {
         let rows = self.sql(&format!(
             "SELECT t.name, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest_id \
-             WHERE t.repository_id = {} AND NOT t.hidden AND t.lifetime_end_ms IS NULL \
-             ORDER BY t.name",
+             WHERE t.repository_id = {} AND NOT t.hidden AND t.lifetime_end_ms IS NULL",
             self.repository_id
         ));
         let pair = |line: &str| {
             let (name, digest) = line.split_once('|').expect("two columns");
             (name.to_owned(), digest.to_owned())
         };
-        rows.lines().map(pair).collect()
+        let mut tags: Vec<_> = rows.lines().map(pair).collect();
+        // Not every database knows the order of bytes.
+        tags.sort();
+        tags
     }
 
     /// Kind, verb, tag and message of what the action log has of the mirror, in order.
@@ -137,6 +162,15 @@ impl Mirrored {
 
     pub fn kinds(&self) -> Vec<String> {
         self.log().into_iter().map(|(kind, _)| kind).collect()
+    }
+
+    /// Names and digests of the alive tags, as they should be.
+    pub fn has(&self, expected: &[(&str, &Manifest)]) -> bool {
+        let expected: Vec<(String, String)> = expected
+            .iter()
+            .map(|(tag, manifest)| ((*tag).to_owned(), manifest.digest.clone()))
+            .collect();
+        self.tags() == expected
     }
 
     /// `sync_status|sync_retries_remaining`

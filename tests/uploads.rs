@@ -8,7 +8,7 @@ mod outages;
 mod overlap;
 mod python;
 mod ranges;
-mod sound;
+pub mod sound;
 pub mod states;
 
 use reqwest::{Method, StatusCode};

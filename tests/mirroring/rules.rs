@@ -1,8 +1,10 @@
 //! Architectures, signatures, and engines.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
-use serde_json::json;
+use quay_sidecar::mirroring::Globs;
+use serde_json::{Value, json};
 
 use super::Mirrored;
 use crate::support::images::{Blob, Manifest, OCI_LAYER};
@@ -103,4 +105,150 @@ fn skopeo_leaves_the_same() {
     };
     assert!(Command::new("/usr/bin/skopeo").arg("--version").output().is_ok());
     assert_eq!(rows(false), rows(true));
+}
+
+/// What `fnmatch` makes of patterns and names that are given as JSON, for each pattern the names that
+/// it means.
+const FNMATCH: &str = "
+import fnmatch, json, sys
+patterns, names = json.load(sys.stdin)
+json.dump([[n for n in names if fnmatch.fnmatch(n, p)] for p in patterns], sys.stdout)
+";
+
+/// Text of these characters, other text each time.
+fn made_of(characters: &[u8], state: &mut u32) -> String {
+    let mut next = |most: usize| {
+        *state ^= *state << 13;
+        *state ^= *state >> 17;
+        *state ^= *state << 5;
+        *state as usize % most
+    };
+    let length = next(7);
+    (0..length).map(|_| char::from(characters[next(characters.len())])).collect()
+}
+
+/// Every operator, in every place, on names that tags have and on odd ones: as Python itself says.
+#[test]
+fn globs_mean_what_pythons_fnmatch_says() {
+    let mut patterns: Vec<String> = [
+        "*",
+        "**",
+        "?",
+        "v?",
+        "v*",
+        "*.*",
+        "v1.?",
+        "v[0-9]*",
+        "v[!0-9]*",
+        "[!v]*",
+        "[]x]",
+        "[!]x]*",
+        "[a-]",
+        "[-a]",
+        "[z-a]",
+        "[!z-a]",
+        "[a-c-e]",
+        "[--0]",
+        "[a-z0-9_.-]*",
+        "[",
+        "[]",
+        "[!]",
+        "[!",
+        "[abc",
+        "]",
+        "!v1",
+        "[^a]",
+        "[a^]",
+        "[[]",
+        "[*]",
+        "[?]",
+        "{a,b}",
+        "a|b",
+        "(a)",
+        "a+",
+        "^a$",
+        "v1.0",
+        "V1",
+        "_*",
+        "*-",
+        "*_",
+        "%",
+        "_",
+        "\\*",
+        "sha256-*.sig",
+        "",
+        "größ?",
+        "*\u{df}*",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut names: Vec<String> = [
+        "v1",
+        "v1.0",
+        "v1x0",
+        "V1",
+        "v10",
+        "v",
+        "latest",
+        "_x",
+        "_",
+        "a",
+        "b",
+        "c",
+        "-",
+        "a-b",
+        "a_b",
+        "1.0-rc.1",
+        "x",
+        "]",
+        "[",
+        "[abc",
+        "{a,b}",
+        "a|b",
+        "aa",
+        "^",
+        "!",
+        "*",
+        "?",
+        "größe",
+        "\u{df}",
+        "sha256-00.sig",
+        "",
+        "%",
+        "\\x",
+        "a\nb",
+        "0",
+        ".",
+        "e",
+        "m",
+        "z",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut state = 0x9e37_79b9;
+    patterns.extend((0..4000).map(|_| made_of(b"*?[]!-^ab0._", &mut state)));
+    names.extend((0..300).map(|_| made_of(b"ab0._-]![^", &mut state)));
+    names.sort();
+    names.dedup();
+
+    let mut python = Command::new("python3")
+        .args(["-c", FNMATCH])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    let asked = json!([patterns, names]).to_string();
+    python.stdin.take().expect("piped").write_all(asked.as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    let said: Vec<Vec<String>> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said.len(), patterns.len());
+    let mut differences = Vec::new();
+    for (pattern, said) in patterns.iter().zip(said) {
+        let rule = Value::from(vec![pattern.as_str()]).to_string();
+        let ours = Globs::parse(&rule).unwrap().matching(names.clone());
+        if ours != said {
+            differences.push(format!("{pattern:?}: {ours:?}, Python {said:?}"));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

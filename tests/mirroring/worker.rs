@@ -1,6 +1,7 @@
 //! The worker: what is due, what somebody asks for, two at once, and one that dies.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -19,15 +20,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(mirrored: &Mirrored) -> Worker {
+    pub fn start(mirrored: &Mirrored) -> Worker {
         Worker::on(&mirrored.world.conf)
+    }
+
+    /// One that is killed at this step.
+    pub fn dying_at(mirrored: &Mirrored, step: &str) -> Worker {
+        Worker::with(&mirrored.world.conf, &[("QUAY_SIDECAR_DIE_AT", step)])
     }
 
     /// Of the registry with this configuration.
     pub fn on(conf: &Path) -> Worker {
+        Worker::with(conf, &[])
+    }
+
+    fn with(conf: &Path, environment: &[(&str, &str)]) -> Worker {
         let mut child = Command::new(program())
             .args(["worker", "repomirror", "--admin-listen", "127.0.0.1:0", "--config"])
             .arg(conf)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -50,6 +61,19 @@ impl Worker {
         signal(&self.child, "TERM");
         assert!(wait(&mut self.child, "the worker").success());
     }
+
+    /// Waits until it was killed.
+    pub fn dead(mut self, step: &str) {
+        let status = wait(&mut self.child, &format!("the worker that is killed at {step}"));
+        assert_eq!(status.signal(), Some(9), "{step}: {status}");
+    }
+
+    /// Bytes of memory that it had at its highest.
+    pub fn highest_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
 }
 
 impl Drop for Worker {
@@ -63,7 +87,7 @@ fn image(text: &str) -> Manifest {
     Manifest::oci("amd64", vec![Blob::layer(OCI_LAYER, &[("hello", text)])])
 }
 
-fn until_state(mirrored: &Mirrored, state: &str) {
+pub fn until_state(mirrored: &Mirrored, state: &str) {
     let is = || (mirrored.state() == state).then_some(());
     eventually(is, || format!("it is {}, {:?}", mirrored.state(), mirrored.log()));
 }

@@ -107,7 +107,8 @@ impl Installation {
         printed.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect()
     }
 
-    fn conf(&self) -> PathBuf {
+    /// The folder of config.yaml.
+    pub fn conf(&self) -> PathBuf {
         self.folder.path().join("conf")
     }
 

@@ -8,6 +8,7 @@ mod compare;
 mod images;
 mod installation;
 mod mid_upload;
+mod mirrors;
 mod pages;
 mod plan;
 mod recording;

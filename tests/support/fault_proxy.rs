@@ -1,5 +1,6 @@
 //! Between a client and a server that is real: writes down what is asked, and breaks some of it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -47,7 +48,8 @@ pub struct FaultProxy {
 #[derive(Default)]
 struct Shared {
     heads: Mutex<Vec<String>>,
-    faults: Mutex<Vec<(&'static str, usize, Fault)>>,
+    faults: Mutex<Vec<(String, usize, Fault)>>,
+    delivered: AtomicU64,
     released: Notify,
 }
 
@@ -72,8 +74,8 @@ impl FaultProxy {
     }
 
     /// The next `times` requests whose head contains `mark` meet this fault.
-    pub fn fail(&self, mark: &'static str, times: usize, fault: Fault) {
-        lock(&self.shared.faults).push((mark, times, fault));
+    pub fn fail(&self, mark: &str, times: usize, fault: Fault) {
+        lock(&self.shared.faults).push((mark.to_owned(), times, fault));
     }
 
     /// From now on nothing is broken.
@@ -91,6 +93,11 @@ impl FaultProxy {
         self.heads().iter().filter(|head| head.contains(mark)).count()
     }
 
+    /// Bytes of answers that went through from beginning to end, or to where they were cut.
+    pub fn delivered(&self) -> u64 {
+        self.shared.delivered.load(Ordering::Relaxed)
+    }
+
     /// All heads, in their order.
     pub fn heads(&self) -> Vec<String> {
         lock(&self.shared.heads).clone()
@@ -106,17 +113,21 @@ impl Drop for FaultProxy {
 impl Shared {
     fn fault(&self, head: &str) -> Option<Fault> {
         let mut faults = lock(&self.faults);
-        let (_, times, fault) =
-            faults.iter_mut().find(|(mark, times, _)| *times > 0 && head.contains(*mark))?;
+        let (_, times, fault) = faults
+            .iter_mut()
+            .find(|(mark, times, _)| *times > 0 && head.contains(mark.as_str()))?;
         *times -= 1;
         Some(fault.clone())
     }
 }
 
+/// How a client begins that wants TLS: it has to hear at once that there is none.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 async fn pass(mut client: TcpStream, port: u16, shared: &Shared) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     let end = loop {
-        if client.read_buf(&mut bytes).await? == 0 {
+        if client.read_buf(&mut bytes).await? == 0 || bytes[0] == TLS_HANDSHAKE {
             return Ok(());
         }
         if let Some(end) = head_end(&bytes) {
@@ -160,16 +171,24 @@ async fn pass(mut client: TcpStream, port: u16, shared: &Shared) -> std::io::Res
     server.write_all(b"\r\nconnection: close").await?;
     server.write_all(&bytes[end..]).await?;
     let Some(fault) = fault.filter(|fault| !matches!(fault, Fault::Unasked(_))) else {
-        return copy_bidirectional(&mut client, &mut server).await.map(drop);
+        let (_, answered) = copy_bidirectional(&mut client, &mut server).await?;
+        shared.delivered.fetch_add(answered, Ordering::Relaxed);
+        return Ok(());
     };
     tokio::io::copy(&mut (&mut client).take(missing as u64), &mut server).await?;
     let mut answer = Vec::new();
-    let most = match fault {
-        Fault::Cut(most) | Fault::Stall(most) => most,
-        _ => usize::MAX,
-    };
-    (&mut server).take(most.max(1) as u64).read_to_end(&mut answer).await?;
-    answer.truncate(most);
+    if let Fault::Cut(most) | Fault::Stall(most) = fault {
+        // Whoever is asked has to begin an answer, also where nothing of it arrives.
+        server.readable().await?;
+        let cut = tokio::io::copy(&mut server.take(most as u64), &mut client).await?;
+        shared.delivered.fetch_add(cut, Ordering::Relaxed);
+        if matches!(fault, Fault::Stall(_)) {
+            // Until the client has enough of it.
+            client.read_to_end(&mut answer).await?;
+        }
+        return Ok(());
+    }
+    server.read_to_end(&mut answer).await?;
     match fault {
         Fault::WrongEtag => change_etag(&mut answer),
         Fault::Flip => *answer.last_mut().expect("an answer") ^= 1,
@@ -180,12 +199,8 @@ async fn pass(mut client: TcpStream, port: u16, shared: &Shared) -> std::io::Res
         }
         _ => {}
     }
-    client.write_all(&answer).await?;
-    if matches!(fault, Fault::Stall(_)) {
-        // Until the client has enough of it.
-        client.read_to_end(&mut answer).await?;
-    }
-    Ok(())
+    shared.delivered.fetch_add(answer.len() as u64, Ordering::Relaxed);
+    client.write_all(&answer).await
 }
 
 fn head_end(bytes: &[u8]) -> Option<usize> {

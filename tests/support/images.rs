@@ -60,6 +60,12 @@ impl Blob {
         Blob { uncompressed, ..Blob::new(media_type, gzip.finish().expect("memory")) }
     }
 
+    /// A layer of these very bytes, which are no archive: nothing here looks into them.
+    pub fn layer_of(bytes: Vec<u8>) -> Blob {
+        let uncompressed = Some((digest_of(&bytes), bytes.len()));
+        Blob { uncompressed, ..Blob::new(OCI_LAYER, bytes) }
+    }
+
     /// The same in a frame of zstd (RFC 8878), with its one block as it is.
     pub fn zstd_layer(files: &[(&str, &str)]) -> Blob {
         const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
