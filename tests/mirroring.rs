@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::support::images::Manifest;
 use crate::support::registryd::program;
-use crate::support::{Login, World};
+use crate::support::{Login, World, mirror_rows};
 use source::Source;
 
 /// A registry whose repository `demo/mirror` follows `team/app` of a source.
@@ -37,15 +37,6 @@ pub struct Mirrored {
 pub const SYNC_NOW: &str = "UPDATE repomirrorconfig SET sync_status = 3, \
     sync_expiration_date = NULL, sync_retries_remaining = 3, sync_transaction_id = 'sync-now'";
 
-/// Quay's names for what the log and the notifications know of mirrors.
-const KINDS: [&str; 5] = [
-    "repo_mirror_sync_started",
-    "repo_mirror_sync_success",
-    "repo_mirror_sync_failed",
-    "repo_mirror_sync_tag_success",
-    "repo_mirror_sync_tag_failed",
-];
-
 impl Mirrored {
     /// Enabled, due, of every tag that `globs` mean.
     pub fn new(globs: &[&str]) -> Mirrored {
@@ -54,45 +45,10 @@ impl Mirrored {
         world.configure("FEATURE_REPO_MIRROR", json!(true));
         world.configure("SSRF_ALLOWED_HOSTS", json!(["127.0.0.0/8"]));
         let robot = world.puller.clone();
-        for kind in KINDS {
-            world.database.sql(&format!("INSERT INTO logentrykind (name) VALUES ('{kind}')"));
-        }
-        let repository_id: i32 = world
-            .database
-            .sql(
-                "INSERT INTO repository (namespace_user_id, name, visibility_id, badge_token, \
-                     kind_id, trust_enabled, state) \
-                 SELECT n.id, 'mirror', v.id, 'badge', k.id, false, 2 FROM \"user\" n, \
-                     visibility v, repositorykind k \
-                 WHERE n.username = 'demo' AND v.name = 'public' AND k.name = 'image' \
-                 RETURNING id",
-            )
-            .trim()
-            .parse()
-            .unwrap();
-        let mirrored = Mirrored { world, source, robot, repository_id };
-        mirrored.sql(&format!(
-            "INSERT INTO repositorypermission (user_id, repository_id, role_id) \
-             SELECT {}, {repository_id}, id FROM role WHERE name = 'write'",
-            mirrored.robot.id
-        ));
-        let globs = json!(globs).to_string();
-        mirrored.sql(&format!(
-            "INSERT INTO repomirrorrule (uuid, repository_id, creation_date, rule_type, rule_value) \
-             VALUES ('rule', {repository_id}, '2026-01-01', 1, '{globs}')"
-        ));
-        mirrored.sql(&format!(
-            "INSERT INTO repomirrorconfig (repository_id, creation_date, is_enabled, mirror_type, \
-                 internal_robot_id, external_registry_config, sync_interval, sync_start_date, \
-                 sync_retries_remaining, sync_status, sync_transaction_id, root_rule_id, \
-                 external_reference, skopeo_timeout) \
-             SELECT {repository_id}, '2026-01-01', true, 1, {}, \
-                 '{{\"verify_tls\": false, \"unsigned_images\": true}}', 86400, \
-                 '2026-01-01 00:00:00', 3, 0, 'old', id, '{}', 300 FROM repomirrorrule",
-            mirrored.robot.id,
-            mirrored.source.reference(),
-        ));
-        mirrored
+        let sql = |statements: &str| world.database.sql(statements);
+        mirror_rows::add_kinds(sql);
+        let repository_id = mirror_rows::add(sql, "mirror", &source.reference(), globs, robot.id);
+        Mirrored { world, source, robot, repository_id }
     }
 
     pub fn sql(&self, statements: &str) -> String {

@@ -76,12 +76,16 @@ impl SyncStatus {
 }
 
 /// The tables whose rows are claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ClaimTable {
     Mirrors,
     Organizations,
     OrganizationRepositories,
 }
+
+/// Which row it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowKey(ClaimTable, i32);
 
 /// A row that may be claimed, as it was read.
 #[derive(Clone, Debug)]
@@ -92,13 +96,37 @@ pub struct Claimable {
     pub(super) status: SyncStatus,
     pub(super) expiration: Option<NaiveDateTime>,
     pub(super) transaction_id: Option<String>,
+    /// Whoever cancelled it does not want it to begin by itself; a person may begin it.
+    pub(super) by_hand: bool,
 }
 
 impl Claimable {
+    /// Which row it is.
+    pub fn key(&self) -> RowKey {
+        RowKey(self.table, self.id)
+    }
+
+    /// Whether its last sync failed, and nobody has asked for another one.
+    pub fn has_failed(&self) -> bool {
+        self.status == SyncStatus::Fail
+    }
+
+    /// A mirror that nobody has.
+    #[cfg(test)]
+    pub(crate) fn of_mirror(id: i32, status: SyncStatus) -> Self {
+        let (table, robot_id) = (ClaimTable::Mirrors, 0);
+        Self { table, id, robot_id, status, expiration: None, transaction_id: None, by_hand: false }
+    }
+
     /// Whether anybody may take it: nobody who is alive has it, and nobody has asked for it to end.
     pub fn is_free(&self, now: NaiveDateTime) -> bool {
         let held = self.status == SyncStatus::Syncing && self.expiration.is_none_or(|e| e > now);
-        !held && self.status != SyncStatus::Cancel
+        !held && (self.by_hand || self.status != SyncStatus::Cancel)
+    }
+
+    /// The same for somebody who asks for it.
+    pub fn by_hand(self) -> Self {
+        Self { by_hand: true, ..self }
     }
 }
 
@@ -371,6 +399,7 @@ mod tests {
             status,
             expiration: at(expiration),
             transaction_id: None,
+            by_hand: false,
         };
         let (past, future) = ("2026-11-26T10:00:00", "2026-11-26T11:00:00");
         assert!(row(SyncStatus::Success, "").is_free(now));
@@ -379,6 +408,8 @@ mod tests {
         assert!(!row(SyncStatus::Syncing, future).is_free(now));
         assert!(!row(SyncStatus::Syncing, "").is_free(now));
         assert!(!row(SyncStatus::Cancel, past).is_free(now));
+        assert!(row(SyncStatus::Cancel, "").by_hand().is_free(now));
+        assert!(!row(SyncStatus::Syncing, future).by_hand().is_free(now));
     }
 
     #[test]

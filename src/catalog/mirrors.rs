@@ -286,6 +286,7 @@ impl Mirror {
             status: self.status,
             expiration: self.expiration,
             transaction_id: self.transaction_id.clone(),
+            by_hand: false,
         }
     }
 

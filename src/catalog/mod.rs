@@ -44,7 +44,7 @@ mod value;
 
 pub use accounts::{Account, Robot};
 pub use action_log::LogRow;
-pub use claims::{Claimable, MirrorStanding, Release, Schedule, SyncStatus};
+pub use claims::{Claimable, MirrorStanding, Release, RowKey, Schedule, SyncStatus};
 pub use commits::Committed;
 pub use connection::{Catalog, Session};
 pub use credentials::{AccessToken, AppToken, OAuthToken, Owner};

@@ -363,6 +363,7 @@ impl OrgMirror {
             status: self.status,
             expiration: self.expiration,
             transaction_id: self.transaction_id.clone(),
+            by_hand: false,
         }
     }
 
@@ -402,6 +403,7 @@ impl OrgMirrorRepository {
             status: self.status,
             expiration: self.expiration,
             transaction_id: self.transaction_id.clone(),
+            by_hand: false,
         }
     }
 

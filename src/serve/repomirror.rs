@@ -4,6 +4,7 @@
 mod ask;
 mod organizations;
 mod queue;
+mod tries;
 
 pub use ask::{AskError, ask};
 pub use organizations::OrganizationOutcome;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use queue::Waiting;
+use tries::Tries;
 
 use super::listen::{Address, Bound};
 use super::registryd::{ServeError, stop_signal};
@@ -129,9 +131,8 @@ impl Mirrors {
         let Some(mirror) = db.mirror(name).await? else { return Ok(None) };
         let (tell, stopping) = watch::channel(false);
         let lease = self.parts.config.sidecar.mirror_lease;
-        let Some(claim) =
-            Claim::take(&self.parts.catalog, mirror.claimable(), lease, stopping).await?
-        else {
+        let row = mirror.claimable().by_hand();
+        let Some(claim) = Claim::take(&self.parts.catalog, row, lease, stopping).await? else {
             return Ok(None);
         };
         let progress = Arc::new(Progress::new(name));
@@ -204,18 +205,22 @@ async fn work(mirrors: &Mirrors, mut stopping: watch::Receiver<bool>) {
     if organizations {
         every = every.min(config.mirroring.organization_interval);
     }
+    let mut tries = Tries::new(config.mirroring.interval);
+    let mut looks = Tries::new(config.mirroring.organization_interval);
     while !*stopping.borrow() {
         let mut pending = 0;
         if organizations {
-            pending = organizations::look(parts, &mut discoveries, &stopping).await;
+            pending = organizations::look(parts, &mut discoveries, &mut looks, &stopping).await;
         }
         let due = queue::due(parts, organizations).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "mirrors that are due are not known");
             Vec::new()
         });
+        let due: Vec<_> = due.into_iter().filter(|due| tries.may_begin(&due.claimable())).collect();
         let mut due = due.into_iter();
         while syncs.len() < most && !*stopping.borrow() {
             let Some(due) = due.next() else { break };
+            tries.begins(&due.claimable());
             begin(parts, running, due, &mut syncs, stopping.clone()).await;
         }
         let Waiting { mirrors, of_organizations } = Waiting::of(due.as_slice());

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use crate::bundle::http::Client;
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::images::Manifest;
 
@@ -25,30 +24,7 @@ impl Source {
 
     /// The same, in another repository.
     pub fn push_to(&self, repository: &str, tag: &str, manifest: &Manifest) {
-        let mut client = Client::new(self.0.port);
-        self.put(&mut client, repository, tag, manifest);
-    }
-
-    fn put(&self, client: &mut Client, repository: &str, reference: &str, manifest: &Manifest) {
-        for child in &manifest.children {
-            self.put(client, repository, &child.digest, child);
-        }
-        for blob in &manifest.blobs {
-            let uploads = format!("/v2/{repository}/blobs/uploads/");
-            let begun = client.send("POST", &uploads, &[], Some(b"")).unwrap();
-            assert_eq!(begun.status, 202);
-            let location = begun.header("location").to_owned();
-            let path = location.splitn(4, '/').nth(3).expect("a URL");
-            let joint = if path.contains('?') { '&' } else { '?' };
-            let path = format!("/{path}{joint}digest={}", blob.digest);
-            let headers = [("Content-Type", "application/octet-stream")];
-            let stored = client.send("PUT", &path, &headers, Some(&blob.bytes)).unwrap();
-            assert_eq!(stored.status, 201, "{}", blob.digest);
-        }
-        let path = format!("/v2/{repository}/manifests/{reference}");
-        let headers = [("Content-Type", manifest.media_type)];
-        let stored = client.send("PUT", &path, &headers, Some(&manifest.bytes)).unwrap();
-        assert_eq!(stored.status, 201, "{reference}");
+        self.0.push(repository, tag, manifest);
     }
 
     /// Takes the bytes of a blob away, or of a manifest: the source is broken from now on.

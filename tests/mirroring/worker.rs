@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::Mirrored;
+use super::{Mirrored, SYNC_NOW};
 use crate::bundle::http;
 use crate::support::eventually;
 use crate::support::images::{Blob, Manifest, OCI_LAYER};
@@ -113,6 +113,31 @@ fn due_mirrors_and_those_that_are_asked_for() {
     mirrored.sql("UPDATE repomirrorconfig SET is_enabled = false, sync_start_date = '2026-01-01'");
 }
 
+/// A source that is away for a moment costs one of three tries: the next one waits for Quay's
+/// interval, unless somebody asks.
+#[test]
+fn what_failed_is_not_tried_again_at_once() {
+    let mirrored = Mirrored::new(&["*"]);
+    mirrored.source.push("a", &image("a"));
+    mirrored.source.lose(&image("a").layers()[0].digest);
+    let worker = Worker::start(&mirrored);
+    until_state(&mirrored, "-1|2");
+    let statements = || -> u64 {
+        let metrics = worker.metrics();
+        let name = "db_statements_total{route=\"repomirror\"} ";
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).expect(name)
+    };
+    let before = statements();
+    // It looks, and looks again.
+    eventually(|| (statements() >= before + 2).then_some(()), || "it has stopped".to_owned());
+    assert_eq!(mirrored.state(), "-1|2");
+    mirrored.sql(SYNC_NOW);
+    until_state(&mirrored, "-1|2");
+    let tries = mirrored.kinds().iter().filter(|kind| *kind == "repo_mirror_sync_started").count();
+    assert_eq!(tries, 2);
+    worker.stop();
+}
+
 /// Two of them: every sync is done once.
 #[test]
 fn two_workers_share_the_mirrors() {
@@ -143,6 +168,17 @@ fn a_dead_workers_mirror_goes_on() {
     until_state(&mirrored, "1|3");
     assert_eq!(mirrored.tags().len(), 1);
     worker.stop();
+}
+
+/// A cancelled mirror is nobody's to begin but a person's.
+#[test]
+fn a_cancelled_mirror_is_filled_by_hand() {
+    let mirrored = Mirrored::new(&["*"]);
+    mirrored.source.push("a", &image("a"));
+    mirrored.sql("UPDATE repomirrorconfig SET sync_status = -2, sync_retries_remaining = 0");
+    let report = mirrored.sync();
+    assert_eq!(report["copied"], 1, "{report}");
+    assert_eq!(mirrored.state(), "1|3");
 }
 
 /// One that another worker holds is left to it.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Mirrors;
+use super::tries::Tries;
 use crate::catalog::{OrgMirror, OrgMirrorRepository, SyncStatus};
 use crate::mirroring::{self, Claim, Discovery, Outcome, Parts, Progress, SyncError};
 use crate::oci::RepoName;
@@ -39,6 +40,7 @@ impl OrganizationOutcome {
 pub(super) async fn look(
     parts: &Arc<Parts>,
     discoveries: &mut JoinSet<()>,
+    tries: &mut Tries,
     stopping: &watch::Receiver<bool>,
 ) -> usize {
     let due = parts.catalog.session("repomirror").due_organizations(MOST).await;
@@ -53,9 +55,12 @@ pub(super) async fn look(
             if let Err(error) = mirroring::cancel(parts, &of).await {
                 tracing::warn!(%error, organization = of.organization, "not cancelled");
             }
+        } else if !tries.may_begin(&of.claimable()) {
+            tracing::debug!(organization = of.organization, "failed a moment ago");
         } else if discoveries.len() >= AT_ONCE || *stopping.borrow() {
             waiting += 1;
         } else {
+            tries.begins(&of.claimable());
             begin(parts, of, discoveries, stopping.clone()).await;
         }
     }
