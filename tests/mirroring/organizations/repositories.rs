@@ -190,7 +190,9 @@ fn names_that_none_can_have() {
 /// What fails is said, in its row and in the log; what worked stays; after the last retry it waits.
 #[test]
 fn what_cannot_be_copied() {
-    let it = Following::new(Api::Quay);
+    let mut it = Following::new(Api::Quay);
+    // What lies between two tries.
+    it.world.configure("REPO_MIRROR_INTERVAL", json!(1));
     it.shelve(&["app", "empty"]);
     let broken = image("broken");
     it.source.push_to("team/app", "v9", &broken);
