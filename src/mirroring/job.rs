@@ -217,8 +217,8 @@ impl<'a> Job<'a> {
             }
             // Quay has this one for repository mirrors alone.
             if !self.into.of_organization {
-                let left = tags.len().saturating_sub(self.progress.snapshot().done);
-                self.parts.metrics.pending(&self.into.name, left);
+                let done = outcome.moved + outcome.unchanged + outcome.failed.len();
+                self.parts.metrics.pending(&self.into.name, tags.len() - done);
             }
         }
         outcome.failed.sort_unstable();
