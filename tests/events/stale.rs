@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -50,10 +51,11 @@ impl Memcached {
         let _at_exit = AtExit::run(format!("kill {} 2>/dev/null", child.id()));
         let memcached = Memcached { port, child, _at_exit };
         let listens = || match socket {
-            Some(path) => path.exists().then_some(()),
-            None => TcpStream::connect(("127.0.0.1", port)).ok().map(|_| ()),
+            // The path is there before anybody listens on it.
+            Some(path) => UnixStream::connect(path).map(drop),
+            None => TcpStream::connect(("127.0.0.1", port)).map(drop),
         };
-        eventually(listens, || "memcached does not listen".to_owned());
+        eventually(|| listens().ok(), || "memcached does not listen".to_owned());
         memcached
     }
 
