@@ -314,6 +314,25 @@ fn one_that_does_not_start_is_given_back() {
     assert_eq!(workers.states(), ["RUNNING", "STOPPED"]);
 }
 
+/// It lives long enough to pass for running, and ends again and again.
+#[test]
+fn one_that_keeps_ending_is_given_back() {
+    let workers = Workers::new(World::new());
+    workers.move_to("rust");
+    for _ in 0..5 {
+        workers.until("STOPPED", "RUNNING");
+        workers.0.supervisor.signal(OURS, "KILL").unwrap();
+        workers.0.eventually("noticed", || workers.states()[1] != "RUNNING");
+    }
+    workers.until("RUNNING", "STOPPED");
+    assert_eq!(workers.shown(), ("python".to_owned(), "not_started".to_owned()));
+    let shown = said(&command(&workers.0.quay, &["switch", "show"]));
+    assert!(shown.contains("repomirror ended 5 times within 10 minutes"), "{shown}");
+    // Set anew, it has all of its chances again.
+    workers.move_to("python");
+    workers.move_to("rust");
+}
+
 /// A mirror in the middle of a sync is given back as it was, in time, and the next worker goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_sync_is_given_back() {

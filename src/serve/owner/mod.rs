@@ -3,6 +3,7 @@
 //!
 //! A program of its own, so that a failure of registryd does not take the way back with it.
 
+mod crashes;
 mod files;
 mod guard;
 mod hindrance;

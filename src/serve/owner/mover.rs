@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::crashes::Crashes;
 use super::metrics::OwnerMetrics;
 use super::plan::program_of_ours;
 use super::step::{Look, Side, Step};
@@ -52,12 +53,15 @@ struct Worker {
     starting: Option<Instant>,
     /// When something was refused, and with which words.
     refused: Option<(Instant, String)>,
+    /// Of ours, since it was ordered.
+    crashes: Crashes,
 }
 
 impl Worker {
     fn new(order: Order) -> Self {
         let (settled, failed) = (false, false);
-        Self { order, owner: None, settled, failed, starting: None, refused: None }
+        let crashes = Crashes::default();
+        Self { order, owner: None, settled, failed, starting: None, refused: None, crashes }
     }
 }
 
@@ -173,6 +177,10 @@ impl Mover {
         let worker = self.workers.get_mut(program)?;
         if worker.failed {
             return Some("Python gets it back".to_owned());
+        }
+        let ours = look.ours.filter(|_| owner == Owner::Rust);
+        if ours.is_some_and(|ours| worker.crashes.are_too_many(ours.pid, Instant::now())) {
+            return Some(self.fail(program, Crashes::describe(name(program, Side::Ours))));
         }
         match &worker.refused {
             Some((at, why)) if at.elapsed() < RETRY => return Some(why.clone()),
