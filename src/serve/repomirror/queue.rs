@@ -72,7 +72,11 @@ pub(super) async fn due(parts: &Parts, organizations: bool) -> Result<Vec<Due>, 
     let mut due: Vec<Due> =
         mirrors.into_iter().map(|mirror| Due::Mirror(Box::new(mirror))).collect();
     if organizations {
-        let repositories = db.due_org_repositories(None, MOST).await?;
+        // A Quay whose tables of organizations are others still has its mirrors filled.
+        let repositories = db.due_org_repositories(None, MOST).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "repositories of organizations that are due are not known");
+            Vec::new()
+        });
         due.extend(repositories.into_iter().map(|one| Due::OfOrganization(Box::new(one))));
         due.sort_by_key(Due::order);
     }

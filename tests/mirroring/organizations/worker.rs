@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::catalogue::Api;
 use super::{Following, image};
-use crate::mirroring::worker::Worker;
+use crate::mirroring::Mirrored;
+use crate::mirroring::worker::{Worker, until_state};
 use crate::support::eventually;
 
 fn until(it: &Following, what: &str, is: impl Fn(&Following) -> bool) {
@@ -200,4 +201,16 @@ fn what_is_not_ours() {
     until_looked(&it, &worker);
     worker.stop();
     assert_eq!(it.catalogue.seen(""), asked);
+}
+
+/// A Quay whose tables of organizations are not what we know: its other mirrors are filled.
+#[test]
+fn tables_that_are_others_are_nobody_elses_trouble() {
+    let mut mirrored = Mirrored::new(&["*"]);
+    mirrored.source.push("v1", &image("v1"));
+    mirrored.sql("ALTER TABLE orgmirrorrepository RENAME COLUMN repository_name TO name");
+    mirrored.world.configure("FEATURE_ORG_MIRROR", json!(true));
+    let worker = Worker::start(&mirrored);
+    until_state(&mirrored, "1|3");
+    worker.stop();
 }
