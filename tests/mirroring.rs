@@ -60,6 +60,13 @@ impl Mirrored {
         self.sql(&format!("UPDATE repomirrorconfig SET external_reference = '{reference}'"));
     }
 
+    /// What a dry run prints of it.
+    pub fn plan(&self) -> Value {
+        let output = self.quay(&["sync"], &["demo/mirror", "--dry-run", "--json"]);
+        let words = text(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {words}"))
+    }
+
     /// `quay mirror sync demo/mirror --json`, to its end.
     pub fn sync(&self) -> Value {
         self.sync_of("demo/mirror")

@@ -253,6 +253,17 @@ impl Session<'_> {
         rows.iter().map(|row| Ok((SyncStatus::numbered(row.get(0)?), row.get(1)?))).collect()
     }
 
+    /// The repository of this name in an organization; one whose id is 0 where there is none yet.
+    pub async fn org_destination(
+        &self,
+        of: &OrgMirror,
+        repository: &str,
+    ) -> Result<Destination, CatalogError> {
+        let rows = self.query(BY_NAME, &[of.organization_id.into(), repository.into()]).await?;
+        let id = rows.first().map(|row| row.get(0)).transpose()?;
+        Ok(of.destination(repository, id.unwrap_or_default()))
+    }
+
     /// Has the repository of a row that is ours: the one it is linked to, the one of its name, or a
     /// new one, made as a push makes it, that its organization's robot alone may push to.
     pub async fn ensure_org_repository(
@@ -261,7 +272,7 @@ impl Session<'_> {
         transaction_id: &str,
     ) -> Result<Ensured, CatalogError> {
         if let Some(id) = row.repository_id {
-            return Ok(Ensured::Found(row.destination(id)));
+            return Ok(Ensured::Found(row.of.destination(&row.repository, id)));
         }
         let name = row.name();
         let new = NewRepository {
@@ -285,7 +296,7 @@ impl Session<'_> {
             };
             let Some(id) = known.or(made) else { return Ok(Ensured::Refused) };
             transaction.query(LINK, &[row.id.into(), id.into()]).await?;
-            let destination = row.destination(id);
+            let destination = row.of.destination(&row.repository, id);
             Ok(match known {
                 Some(_) => Ensured::Found(destination),
                 None => Ensured::Created(destination),
@@ -372,6 +383,20 @@ impl OrgMirror {
         let retries = if self.status == SyncStatus::Syncing { RETRIES } else { self.retries };
         Schedule { start: self.start, retries, interval_s: self.interval_s }
     }
+
+    fn destination(&self, repository: &str, repository_id: i32) -> Destination {
+        Destination {
+            repository_id,
+            namespace_id: self.organization_id,
+            name: RepoName {
+                namespace: self.organization.clone(),
+                repository: repository.to_owned(),
+            },
+            robot_id: self.robot_id,
+            robot: self.robot.clone(),
+            of_organization: true,
+        }
+    }
 }
 
 impl OrgMirrorRepository {
@@ -411,16 +436,5 @@ impl OrgMirrorRepository {
     pub fn schedule(&self) -> Schedule {
         let retries = if self.status == SyncStatus::Syncing { RETRIES } else { self.retries };
         Schedule { start: self.start, retries, interval_s: self.of.interval_s }
-    }
-
-    fn destination(&self, repository_id: i32) -> Destination {
-        Destination {
-            repository_id,
-            namespace_id: self.of.organization_id,
-            name: self.name(),
-            robot_id: self.of.robot_id,
-            robot: self.of.robot.clone(),
-            of_organization: true,
-        }
     }
 }

@@ -9,12 +9,12 @@ use quay_sidecar::oci::RepoName;
 use quay_sidecar::serve::repomirror::{Mirrors, OrganizationOutcome};
 use serde_json::{Map, Value, json};
 
-use super::mirrors::{far, report as report_one};
+use super::mirrors::{far, planned, report as report_one};
 
 /// Organizations that are listed at most.
 const MOST: usize = 10_000;
 
-/// Looks for an organization's repositories and fills them, or says what the look would change.
+/// Looks for an organization's repositories and fills them, or says what that would change.
 pub async fn sync(
     mirrors: &Mirrors,
     name: &str,
@@ -26,9 +26,7 @@ pub async fn sync(
         return Ok(ExitCode::FAILURE);
     };
     if dry_run {
-        let plan = mirrors.plan_organization(&of).await?;
-        show_plan(&plan, as_json);
-        return Ok(ExitCode::SUCCESS);
+        return plan(mirrors, &of, as_json).await;
     }
     if of.status == SyncStatus::Cancel {
         eprintln!("quay: {name} was cancelled, which no worker has seen to yet; try again then");
@@ -149,19 +147,41 @@ fn report(outcome: &OrganizationOutcome) -> Value {
     })
 }
 
-fn show_plan(plan: &OrganizationPlan, as_json: bool) {
-    if as_json {
-        println!("{}", json!(plan));
-        return;
+/// Says what a sync would do, a line for each repository as it becomes known.
+async fn plan(mirrors: &Mirrors, of: &OrgMirror, as_json: bool) -> Result<ExitCode, SyncError> {
+    let found = mirrors.plan_organization(of).await?;
+    let OrganizationPlan { new, again, skip, known } = &found;
+    let (mut repositories, mut failed, mut bytes) = (Map::new(), 0, 0);
+    let kinds = [("follow   ", new), ("again    ", again), ("as before", known)];
+    for (what, name) in kinds.iter().flat_map(|(what, names)| names.iter().map(move |n| (what, n)))
+    {
+        let one = mirrors.plan_repository(of, name).await;
+        let line = match &one {
+            Ok(plan) => planned(plan),
+            Err(error) => error.to_string(),
+        };
+        if !as_json {
+            println!("{what} {name}: {line}");
+        }
+        bytes += one.as_ref().map_or(0, |plan| plan.bytes);
+        failed += usize::from(one.as_ref().map_or(true, |plan| !plan.failed.is_empty()));
+        let one = one.map_or_else(|error| json!({"error": error.to_string()}), |one| json!(one));
+        repositories.insert(name.clone(), one);
     }
-    plan.new.iter().for_each(|name| println!("follow    {name}"));
-    plan.again.iter().for_each(|name| println!("again     {name}"));
-    plan.skip.iter().for_each(|name| println!("no longer {name}"));
-    println!(
-        "{} to follow, {} again, {} no longer, {} as before",
-        plan.new.len(),
-        plan.again.len(),
-        plan.skip.len(),
-        plan.known
-    );
+    if as_json {
+        let lists = json!({"new": new, "again": again, "skip": skip, "known": known});
+        println!("{}", json!({"repositories": repositories, "bytes": bytes, "found": lists}));
+    } else {
+        skip.iter().for_each(|name| println!("no longer {name}"));
+        println!(
+            "{} to follow, {} again, {} no longer, {} as before, of which {failed} cannot be \
+             filled; {} to fetch",
+            new.len(),
+            again.len(),
+            skip.len(),
+            known.len(),
+            HumanBytes(bytes)
+        );
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

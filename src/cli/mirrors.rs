@@ -37,8 +37,8 @@ pub struct SyncNow {
     /// What to fill: NAMESPACE/REPOSITORY, or an ORGANIZATION that follows another registry.
     #[arg(value_name = "NAMESPACE/REPOSITORY|ORGANIZATION")]
     what: String,
-    /// Print what would be copied and deleted, with bytes, or which repositories an organization
-    /// would follow, and change nothing.
+    /// Print what would be copied and deleted, with bytes; of an organization, for each repository
+    /// that it would follow. Changes nothing. Exits 1 where something cannot be copied.
     #[arg(long)]
     dry_run: bool,
     /// Print JSON.
@@ -74,6 +74,12 @@ impl Mirror {
     }
 }
 
+/// What there is to show of a repository.
+enum Done {
+    Synced(Outcome),
+    Planned(Plan),
+}
+
 impl SyncNow {
     fn run(self) -> ExitCode {
         let config = match self.config.load() {
@@ -99,12 +105,7 @@ impl SyncNow {
                     return ExitCode::FAILURE;
                 }
             };
-            let done = match self.dry_run {
-                true => {
-                    mirrors.plan(&name).await.map(|plan| plan.map(|plan| self.show_plan(&plan)))
-                }
-                false => self.sync(&mirrors, &name).await,
-            };
+            let done = self.sync(&mirrors, &name).await;
             mirrors.finish().await;
             match done {
                 Ok(Some(code)) => code,
@@ -154,14 +155,19 @@ impl SyncNow {
     ) -> Result<Option<ExitCode>, SyncError> {
         let mut drawing = None;
         let person = std::io::stderr().is_terminal() && !self.json;
-        let outcome = mirrors
-            .sync(name, |progress| drawing = person.then(|| tokio::spawn(draw(progress))))
-            .await;
+        let begun = |progress| drawing = person.then(|| tokio::spawn(draw(progress)));
+        let done = match self.dry_run {
+            true => mirrors.plan(name, begun).await.map(|plan| plan.map(Done::Planned)),
+            false => mirrors.sync(name, begun).await.map(|outcome| outcome.map(Done::Synced)),
+        };
         if let Some(drawing) = drawing {
             drawing.abort();
             let _ = drawing.await;
         }
-        Ok(outcome?.map(|outcome| self.show(&outcome)))
+        Ok(done?.map(|done| match done {
+            Done::Synced(outcome) => self.show(&outcome),
+            Done::Planned(plan) => self.show_plan(&plan),
+        }))
     }
 
     fn show(&self, outcome: &Outcome) -> ExitCode {
@@ -182,22 +188,38 @@ impl SyncNow {
     fn show_plan(&self, plan: &Plan) -> ExitCode {
         if self.json {
             println!("{}", serde_json::json!(plan));
-            return ExitCode::SUCCESS;
+        } else {
+            for copy in &plan.copy {
+                let bytes = HumanBytes(copy.bytes);
+                println!("copy    {}  {} blobs, {bytes}  {}", copy.tag, copy.blobs, copy.digest);
+            }
+            plan.delete.iter().for_each(|tag| println!("delete  {tag}"));
+            plan.failed.iter().for_each(|(tag, why)| println!("cannot  {tag}: {why}"));
+            println!("{}", planned(plan));
         }
-        for copy in &plan.copy {
-            let bytes = HumanBytes(copy.bytes);
-            println!("copy    {}  {} blobs, {bytes}  {}", copy.tag, copy.blobs, copy.digest);
-        }
-        plan.delete.iter().for_each(|tag| println!("delete  {tag}"));
-        println!(
-            "{} to copy, {} to delete, {} unchanged; {} to fetch",
-            plan.copy.len(),
-            plan.delete.len(),
-            plan.unchanged,
-            HumanBytes(plan.bytes)
-        );
-        ExitCode::SUCCESS
+        if plan.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
+}
+
+/// The whole of a plan in one line.
+pub fn planned(plan: &Plan) -> String {
+    let Plan { unchanged, copy, delete, failed, referrers, bytes, linked_bytes } = plan;
+    let some = |count: &usize, what: &str| match count {
+        0 => String::new(),
+        count => format!(", {count} {what}"),
+    };
+    let linked = match linked_bytes {
+        0 => String::new(),
+        bytes => format!(", {} to link", HumanBytes(*bytes)),
+    };
+    format!(
+        "{} to copy, {} to delete, {unchanged} unchanged{}{}; {} to fetch{linked}",
+        copy.len(),
+        delete.len(),
+        some(referrers, "referrers to copy"),
+        some(&failed.len(), "cannot be copied"),
+        HumanBytes(*bytes)
+    )
 }
 
 /// What became of a repository, for programs.
@@ -229,13 +251,15 @@ async fn draw(progress: Arc<Progress>) {
         bar.set_length(now.tags as u64);
         bar.set_position(now.done as u64);
         let left = now.seconds_left.map(|left| format!(", {left:.0} s left")).unwrap_or_default();
-        bar.set_message(format!(
-            "{} of {}, {}/s{left}  {}",
+        let bytes = format!(
+            "{} of {}, {}/s{left}  ",
             HumanBytes(now.bytes),
             HumanBytes(now.expected_bytes),
-            HumanBytes(now.rate() as u64),
-            now.doing
-        ));
+            HumanBytes(now.rate() as u64)
+        );
+        // A dry run fetches none.
+        let bytes = if now.expected_bytes > 0 { bytes } else { String::new() };
+        bar.set_message(format!("{bytes}{}", now.doing));
         tokio::time::sleep(DRAW).await;
     }
 }

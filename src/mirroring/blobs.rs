@@ -8,8 +8,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::OnceCell;
 
 use super::SyncError;
-use super::claim::ROUTE;
 use super::job::Job;
+use super::look::{Look, Missing};
 use crate::oci::Digest;
 use crate::oci::manifest::PushedManifest;
 use crate::push::{Body, PushError};
@@ -25,71 +25,27 @@ impl InFlight {
     }
 }
 
-/// A blob that the repository lacks.
-#[derive(Clone, Debug)]
-pub(super) struct Missing {
-    pub(super) digest: Digest,
-    /// As the manifest has it.
-    pub(super) size: u64,
-}
-
 impl Job<'_> {
     /// Has every blob of a manifest in the repository.
     pub(super) async fn blobs(&self, manifest: &PushedManifest) -> Result<(), SyncError> {
-        let missing = self.missing(manifest).await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let beside = self.beside(&missing).await?;
+        let missing = self.look.missing(manifest).await?;
         let fetched = missing.iter().map(|blob| async {
             let once = self.in_flight.of(&blob.digest);
-            let link = beside.contains(&blob.digest);
-            once.get_or_try_init(|| self.have(blob, link)).await.map(drop)
+            once.get_or_try_init(|| self.have(blob)).await.map(drop)
         });
         // In the manifest's order, as many at once as the source's host bears.
         all_of(fetched, BLOBS).await
     }
 
-    /// Those that the repository does not have yet.
-    pub(super) async fn missing(
-        &self,
-        manifest: &PushedManifest,
-    ) -> Result<Vec<Missing>, SyncError> {
-        let digests = manifest.local_blobs()?;
-        let names: Vec<&str> = digests.iter().map(Digest::as_str).collect();
-        let db = self.catalog.session(ROUTE);
-        let named = db.named_blobs(self.into.repository_id, &names).await?;
-        let described = manifest.layers.iter().map(|layer| &layer.blob).chain(&manifest.config);
-        let sizes: HashMap<&str, u64> = described
-            .map(|blob| (blob.digest.as_str(), u64::try_from(blob.size).unwrap_or_default()))
-            .collect();
-        let missing = digests.into_iter().filter(|digest| !named.contains_key(digest.as_str()));
-        Ok(missing
-            .map(|digest| {
-                let size = sizes.get(digest.as_str()).copied().unwrap_or_default();
-                Missing { digest, size }
-            })
-            .collect())
-    }
-
-    /// Those that the same source has given us for another mirror of this namespace and robot: what
-    /// somebody else keeps private is never shown to a source that only knows its digest.
-    async fn beside(&self, missing: &[Missing]) -> Result<Vec<Digest>, SyncError> {
-        let digests: Vec<&str> = missing.iter().map(|blob| blob.digest.as_str()).collect();
-        let db = self.catalog.session(ROUTE);
-        let found = db.fetched_beside(self.into, &self.host, &digests).await?;
-        Ok(found.iter().filter_map(|digest| Digest::parse(digest)).collect())
-    }
-
     /// Links or fetches one blob.
-    async fn have(&self, blob: &Missing, link: bool) -> Result<(), SyncError> {
-        let keep = self.parts.config.push.temp_tag_expiration;
-        if link {
-            let db = self.catalog.session(ROUTE);
-            if db.mount_blob(self.into.repository_id, &blob.digest, keep).await? {
-                self.progress.linked(blob.size);
-                return Ok(());
-            }
+    async fn have(&self, blob: &Missing) -> Result<(), SyncError> {
+        let Look { parts, into, .. } = &self.look;
+        let keep = parts.config.push.temp_tag_expiration;
+        if blob.linkable
+            && self.look.db().mount_blob(into.repository_id, &blob.digest, keep).await?
+        {
+            self.progress.linked(blob.size);
+            return Ok(());
         }
         self.fetch(blob).await
     }
@@ -99,7 +55,7 @@ impl Job<'_> {
     async fn fetch(&self, blob: &Missing) -> Result<(), SyncError> {
         let _slot = self.slots.acquire().await;
         self.progress.expect(blob.size);
-        let opened = async { Ok(self.source.blob(&blob.digest, Some(blob.size), 0).await?) };
+        let opened = async { Ok(self.look.source.blob(&blob.digest, Some(blob.size), 0).await?) };
         let stream = self.until_told(opened).await?;
         // Whose fault it is if it breaks off, which a push does not know.
         let broken = OnceLock::new();
@@ -109,8 +65,8 @@ impl Job<'_> {
             let _ = broken.set(error);
             text
         });
-        let (pushes, db) = (&self.parts.pushes, self.catalog.session(ROUTE));
-        let mut upload = pushes.begin(db, &self.into.name).await?;
+        let (pushes, db) = (&self.look.parts.pushes, self.look.db());
+        let mut upload = pushes.begin(db, &self.look.into.name).await?;
         let body = Body::bounded(Box::pin(stream));
         let finished = tokio::select! {
             finished = pushes.finish(db, &mut upload, None, body, blob.digest.as_str()) => {

@@ -1,7 +1,7 @@
 //! One repository that is being filled, whatever says so: which of its source's tags are copied is for
 //! others to decide, and how is decided here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 
 use super::blobs::InFlight;
 use super::claim::{Claim, Ending, ROUTE, Stop};
-use super::copy::{Copied, client, no_tag};
+use super::copy::{Copied, client};
+use super::look::{Look, no_tag};
 use super::policy::Policy;
 use super::settings::Access;
 use super::steps::step;
@@ -17,10 +18,9 @@ use super::sync::Outcome;
 use super::{Parts, Progress, SyncError};
 use crate::audit::Client;
 use crate::auth::Identity;
-use crate::catalog::{AliveTag, Catalog, Destination, MirrorStanding};
+use crate::catalog::{Destination, MirrorStanding};
 use crate::config::MirrorEngine;
 use crate::oci::{Digest, is_tag};
-use crate::upstream::Source;
 
 /// Tags at once: most are one request, and the source's host bounds those anyway.
 const TAGS: usize = 8;
@@ -30,22 +30,7 @@ const SLOTS: usize = 8;
 
 /// A sync that goes on.
 pub(super) struct Job<'a> {
-    pub(super) parts: &'a Parts,
-    pub(super) catalog: &'a Catalog,
-    /// What is filled.
-    pub(super) into: &'a Destination,
-    pub(super) access: &'a Access,
-    pub(super) source: Source,
-    /// `host[:port]/path` of the source, as it was written.
-    pub(super) reference: String,
-    /// `host[:port]` of it.
-    pub(super) host: String,
-    /// Every tag of the source.
-    pub(super) source_tags: HashSet<String>,
-    /// Those that are to be copied.
-    pub(super) matching: HashSet<String>,
-    /// The tags that are here.
-    pub(super) alive: HashMap<String, AliveTag>,
+    pub(super) look: Look<'a>,
     /// Tags that this sync has moved.
     pub(super) moved: Mutex<Vec<String>>,
     /// Manifests whose companions were looked for, and the tags among those companions.
@@ -130,18 +115,8 @@ impl<'a> Job<'a> {
         claim: &'a Claim,
         progress: &'a Progress,
     ) -> Result<Self, SyncError> {
-        let reference = access.options.source.to_string();
         Ok(Self {
-            parts,
-            catalog: &parts.catalog,
-            into,
-            access,
-            source: Source::open(access.options.clone())?,
-            host: reference.split('/').next().unwrap_or_default().to_owned(),
-            reference,
-            source_tags: HashSet::new(),
-            matching: HashSet::new(),
-            alive: HashMap::new(),
+            look: Look::open(parts, into, access)?,
             moved: Mutex::default(),
             accompanied: Mutex::default(),
             companions: Mutex::default(),
@@ -157,11 +132,8 @@ impl<'a> Job<'a> {
 
     /// All tags of the source. Looks at those that are here, too.
     pub(super) async fn list(&mut self) -> Result<Vec<String>, SyncError> {
-        let tags = self.until_told(async { Ok(self.source.tags().await?) }).await?;
+        let tags = until_told(&self.stop, self.look.list()).await?;
         step("mirror: tags listed");
-        self.source_tags = tags.iter().cloned().collect();
-        let alive = self.catalog.session(ROUTE).alive_tags(self.into.repository_id).await?;
-        self.alive = alive.into_iter().map(|tag| (tag.name.clone(), tag)).collect();
         Ok(tags)
     }
 
@@ -176,7 +148,7 @@ impl<'a> Job<'a> {
     /// Whether the mirror is still ours, and its robot may still write.
     pub(super) async fn may_write(&self) -> Result<(), SyncError> {
         match self.claim.standing().await? {
-            MirrorStanding::Ours => may_write(self.parts, self.into).await,
+            MirrorStanding::Ours => may_write(self.look.parts, self.look.into).await,
             MirrorStanding::Cancelled => Err(SyncError::Ended(Ending::Cancelled)),
             MirrorStanding::Lost => Err(SyncError::Ended(Ending::Lost)),
         }
@@ -184,13 +156,14 @@ impl<'a> Job<'a> {
 
     /// The robot's token, for skopeo.
     pub(super) async fn robot_token(&self) -> Result<String, SyncError> {
-        let robot = &self.into.robot;
+        let robot = &self.look.into.robot;
         let owner = robot.split('+').next().unwrap_or_default();
-        let row = self.catalog.session(ROUTE).robot(robot, owner).await?;
+        let row = self.look.db().robot(robot, owner).await?;
         let token = row.and_then(|row| row.token);
         let none = || SyncError::Forbidden(format!("robot {robot} has no token"));
         let token = token.ok_or_else(none)?;
-        self.parts.field_key.decrypt(&token).map_err(|_| SyncError::Undecryptable("robot's token"))
+        let key = &self.look.parts.field_key;
+        key.decrypt(&token).map_err(|_| SyncError::Undecryptable("robot's token"))
     }
 
     /// Copies tags, several at once, until all are done or the sync has to end. `heard` is told of
@@ -200,7 +173,7 @@ impl<'a> Job<'a> {
         tags: &[String],
         heard: impl AsyncFn(&str, &Result<Copied, SyncError>) -> Result<(), SyncError>,
     ) -> Outcome {
-        self.matching = tags.iter().cloned().collect();
+        self.look.matches(tags);
         let mut outcome = Outcome { tags: tags.len(), ..Outcome::default() };
         let (this, heard) = (&*self, &heard);
         let work = tags.iter().map(|tag| async move {
@@ -216,9 +189,10 @@ impl<'a> Job<'a> {
                 copied => outcome.count(tag, copied, self.progress),
             }
             // Quay has this one for repository mirrors alone.
-            if !self.into.of_organization {
+            let Look { parts, into, .. } = &self.look;
+            if !into.of_organization {
                 let done = outcome.moved + outcome.unchanged + outcome.failed.len();
-                self.parts.metrics.pending(&self.into.name, tags.len() - done);
+                parts.metrics.pending(&into.name, tags.len() - done);
             }
         }
         outcome.failed.sort_unstable();
@@ -228,9 +202,9 @@ impl<'a> Job<'a> {
 
     /// Notes what the whole of it has cost.
     pub(super) fn asked(&self, outcome: &mut Outcome) {
-        outcome.asked = self.source.counts();
+        outcome.asked = self.look.source.counts();
         outcome.linked_bytes = self.progress.snapshot().linked_bytes;
-        self.parts.metrics.asked(&outcome.asked, outcome.linked_bytes);
+        self.look.parts.metrics.asked(&outcome.asked, outcome.linked_bytes);
     }
 
     async fn one(&self, tag: &str) -> Result<Copied, SyncError> {
@@ -248,8 +222,7 @@ impl<'a> Job<'a> {
             MirrorEngine::Native => self.tag(tag).await,
             MirrorEngine::Skopeo => {
                 self.until_told(self.tag_by_skopeo(tag)).await?;
-                let db = self.catalog.session(ROUTE);
-                let alive = db.alive_tags(self.into.repository_id).await?;
+                let alive = self.look.db().alive_tags(self.look.into.repository_id).await?;
                 let here = alive.iter().find(|alive| alive.name == tag);
                 let digest = here.and_then(|tag| Digest::parse(&tag.digest));
                 let none = || SyncError::Skopeo("skopeo succeeded, but the tag is not here".into());

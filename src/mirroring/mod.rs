@@ -12,6 +12,7 @@ mod error;
 mod globs;
 mod job;
 mod log;
+mod look;
 mod metrics;
 mod organizations;
 mod plan;
@@ -27,7 +28,8 @@ pub use error::SyncError;
 pub use globs::Globs;
 pub use metrics::Metrics;
 pub use organizations::{
-    Discovery, OrganizationPlan, cancel, discover, plan as plan_organization, sync_repository,
+    Discovery, OrganizationPlan, cancel, discover, plan as plan_organization, plan_repository,
+    sync_repository,
 };
 pub use plan::{Plan, PlannedTag, plan};
 pub use progress::{Progress, Snapshot};

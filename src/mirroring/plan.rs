@@ -1,30 +1,38 @@
 //! What a sync would do, without doing it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
+use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::Parts;
-use super::SyncError;
-use super::claim::ROUTE;
-use super::copy::{no_tag, parse};
+use super::look::{Look, parse};
 use super::settings::Settings;
+use super::{Parts, Progress, SyncError};
 use crate::catalog::Mirror;
 use crate::oci::Digest;
 use crate::oci::manifest::PushedManifest;
-use crate::upstream::{Reference, Source};
+use crate::upstream::Head;
+
+/// Tags that the source is asked for at once.
+const TAGS: usize = 8;
 
 /// What would be copied and deleted.
 #[derive(Debug, Default, Serialize)]
 pub struct Plan {
-    /// Tags that are as they are at the source.
+    /// Tags that are as they are at the source, and those of images for other architectures.
     pub unchanged: usize,
-    /// Tags that would be moved.
+    /// Tags that would be moved, with those that come along.
     pub copy: Vec<PlannedTag>,
-    /// Tags that would be deleted.
+    /// Tags that would be deleted: none where one cannot be copied.
     pub delete: Vec<String>,
+    /// Tags that cannot be copied, and why.
+    pub failed: BTreeMap<String, String>,
+    /// Manifests without a tag that would come along, because they refer to one that has.
+    pub referrers: usize,
     /// Bytes of blobs that would be fetched, each once.
     pub bytes: u64,
+    /// Bytes of blobs that would be linked from another repository instead.
+    pub linked_bytes: u64,
 }
 
 /// A tag that would be moved.
@@ -40,95 +48,154 @@ pub struct PlannedTag {
     pub bytes: u64,
 }
 
-/// Bytes of a manifest at most.
-const LARGEST: usize = 4 << 20;
-
-/// How deep indexes may name indexes.
-const DEEPEST: usize = 4;
-
 /// Looks at the source and at the repository; changes nothing.
-pub async fn plan(parts: &Parts, mirror: &Mirror) -> Result<Plan, SyncError> {
-    let settings = Settings::read(parts, mirror)?;
-    let source = Source::open(settings.access.options.clone())?;
-    let matching = settings.globs.matching(source.tags().await?);
-    let mut plan = Plan::default();
-    if matching.is_empty() {
-        return Ok(plan);
-    }
-    let db = parts.catalog.session(ROUTE);
-    let alive = db.alive_tags(mirror.repository_id).await?;
-    let here: HashMap<&str, &str> =
-        alive.iter().map(|tag| (tag.name.as_str(), tag.digest.as_str())).collect();
-    let mut look = Look { parts, mirror, source, settings, seen: HashSet::new() };
-    for tag in &matching {
-        let reference = Reference::tag(tag).ok_or_else(|| no_tag(tag))?;
-        let head = look.source.head(&reference).await?;
-        if here.get(tag.as_str()) == Some(&head.digest.as_str()) {
-            plan.unchanged += 1;
-            continue;
+pub async fn plan(parts: &Parts, mirror: &Mirror, progress: &Progress) -> Result<Plan, SyncError> {
+    let Settings { access, globs } = Settings::read(parts, mirror)?;
+    let into = mirror.destination();
+    let mut planner = Planner::new(Look::open(parts, &into, &access)?, progress);
+    let tags = globs.matching(planner.look.list().await?);
+    // A rule that means nothing deletes nothing, either.
+    if !tags.is_empty() {
+        planner.tags(&tags).await;
+        if planner.plan.failed.is_empty() {
+            planner.plan.delete = planner.look.obsolete(&planner.companions);
         }
-        let (blobs, bytes) = look.missing(&head.digest, 0).await?;
-        plan.bytes += bytes;
-        let digest = head.digest.to_string();
-        plan.copy.push(PlannedTag { tag: tag.clone(), digest, blobs, bytes });
     }
-    let wanted: HashSet<&str> = matching.iter().map(String::as_str).collect();
-    plan.delete = alive
-        .iter()
-        .filter(|tag| !wanted.contains(tag.name.as_str()))
-        .map(|tag| tag.name.clone())
-        .collect();
-    plan.delete.sort_unstable();
-    Ok(plan)
+    Ok(planner.plan)
 }
 
-struct Look<'a> {
-    parts: &'a Parts,
-    mirror: &'a Mirror,
-    source: Source,
-    settings: Settings,
+/// Walks as a sync does, and counts.
+pub(super) struct Planner<'a> {
+    pub(super) look: Look<'a>,
+    progress: &'a Progress,
     /// Manifests and blobs that were counted.
-    seen: HashSet<String>,
+    counted: HashSet<Digest>,
+    /// Manifests whose companions were looked for, and the tags among those companions.
+    accompanied: HashSet<Digest>,
+    companions: HashSet<String>,
+    pub(super) plan: Plan,
 }
 
-impl Look<'_> {
-    /// How many blobs a manifest would have fetched, and their bytes.
-    async fn missing(&mut self, digest: &Digest, depth: usize) -> Result<(usize, u64), SyncError> {
-        if !self.seen.insert(digest.to_string()) || depth > DEEPEST {
-            return Ok((0, 0));
+/// What one tag would have fetched.
+#[derive(Default)]
+struct Cost {
+    blobs: usize,
+    bytes: u64,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(look: Look<'a>, progress: &'a Progress) -> Self {
+        Self {
+            look,
+            progress,
+            counted: HashSet::new(),
+            accompanied: HashSet::new(),
+            companions: HashSet::new(),
+            plan: Plan::default(),
         }
-        let fetched = self.source.manifest(&Reference::Digest(digest.clone()), LARGEST).await?;
-        let manifest = parse(&fetched)?;
-        if !manifest.is_list() {
-            return self.blobs(&manifest).await;
-        }
-        let (mut blobs, mut bytes) = (0, 0);
-        for child in &manifest.children {
-            let architectures = &self.settings.access.architectures;
-            let platform = child.platform.as_ref();
-            let wanted = architectures.is_empty()
-                || platform.is_some_and(|on| architectures.contains(&on.architecture));
-            let Some(digest) = child.manifest.content().filter(|_| wanted) else { continue };
-            let (more, larger) = Box::pin(self.missing(&digest, depth + 1)).await?;
-            (blobs, bytes) = (blobs + more, bytes + larger);
-        }
-        Ok((blobs, bytes))
     }
 
-    async fn blobs(&mut self, manifest: &PushedManifest) -> Result<(usize, u64), SyncError> {
-        let digests = manifest.local_blobs()?;
-        let names: Vec<&str> = digests.iter().map(Digest::as_str).collect();
-        let db = self.parts.catalog.session(ROUTE);
-        let named = db.named_blobs(self.mirror.repository_id, &names).await?;
-        let described = manifest.layers.iter().map(|layer| &layer.blob).chain(&manifest.config);
-        let (mut blobs, mut bytes) = (0, 0);
-        for blob in described {
-            let local = names.contains(&blob.digest.as_str());
-            if local && !named.contains_key(&blob.digest) && self.seen.insert(blob.digest.clone()) {
-                blobs += 1;
-                bytes += u64::try_from(blob.size).unwrap_or_default();
+    /// All tags that are to be copied.
+    pub(super) async fn tags(&mut self, tags: &[String]) {
+        self.look.matches(tags);
+        self.progress.tags(tags.len());
+        for some in tags.chunks(TAGS) {
+            let heads = join_all(some.iter().map(|tag| self.look.head(tag))).await;
+            for (tag, head) in some.iter().zip(heads) {
+                self.progress.doing(tag);
+                let planned = match head {
+                    Ok(head) => self.tag(tag, &head).await,
+                    Err(error) => Err(error),
+                };
+                let copied = planned.as_ref().is_ok_and(|copied| *copied);
+                self.progress.tag_done(copied, planned.is_err());
+                if let Err(error) = planned {
+                    self.plan.failed.insert(tag.clone(), error.to_string());
+                }
             }
         }
-        Ok((blobs, bytes))
+    }
+
+    /// Returns whether it would be moved.
+    async fn tag(&mut self, tag: &str, head: &Head) -> Result<bool, SyncError> {
+        if self.look.is_here(tag, &head.digest).await? {
+            self.plan.unchanged += 1;
+            self.companions(&head.digest, 0).await?;
+            return Ok(false);
+        }
+        let fetched = self.look.manifest(&head.digest).await?;
+        let manifest = parse(&fetched)?;
+        if self.look.other_architecture(&manifest).await?.is_some() {
+            self.plan.unchanged += 1;
+            return Ok(false);
+        }
+        let cost = self.contents(&head.digest, &manifest, 0).await?;
+        self.moves(tag, &head.digest, &cost);
+        self.companions(&head.digest, 0).await?;
+        Ok(true)
+    }
+
+    fn moves(&mut self, tag: &str, digest: &Digest, cost: &Cost) {
+        let (tag, digest) = (tag.to_owned(), digest.to_string());
+        self.plan.copy.push(PlannedTag { tag, digest, blobs: cost.blobs, bytes: cost.bytes });
+    }
+
+    async fn contents(
+        &mut self,
+        digest: &Digest,
+        manifest: &PushedManifest,
+        depth: usize,
+    ) -> Result<Cost, SyncError> {
+        let mut cost = Cost::default();
+        if manifest.is_list() {
+            for child in self.look.missing_children(digest, manifest, depth).await? {
+                let Cost { blobs, bytes } = Box::pin(self.by_digest(&child, depth + 1)).await?;
+                cost = Cost { blobs: cost.blobs + blobs, bytes: cost.bytes + bytes };
+            }
+            return Ok(cost);
+        }
+        for blob in self.look.missing(manifest).await? {
+            if !self.counted.insert(blob.digest) {
+                continue;
+            }
+            if blob.linkable {
+                self.plan.linked_bytes += blob.size;
+                continue;
+            }
+            cost = Cost { blobs: cost.blobs + 1, bytes: cost.bytes + blob.size };
+            self.plan.bytes += blob.size;
+        }
+        Ok(cost)
+    }
+
+    async fn by_digest(&mut self, digest: &Digest, depth: usize) -> Result<Cost, SyncError> {
+        if !self.counted.insert(digest.clone()) {
+            return Ok(Cost::default());
+        }
+        let manifest = parse(&self.look.manifest(digest).await?)?;
+        self.contents(digest, &manifest, depth).await
+    }
+
+    /// As a sync takes them along.
+    async fn companions(&mut self, digest: &Digest, depth: usize) -> Result<(), SyncError> {
+        if !self.look.wants_companions(depth) || !self.accompanied.insert(digest.clone()) {
+            return Ok(());
+        }
+        for tag in self.look.companion_tags(digest) {
+            let head = self.look.head(&tag).await?;
+            if !self.look.has(&tag, &head.digest) {
+                let cost = self.by_digest(&head.digest, 0).await?;
+                self.moves(&tag, &head.digest, &cost);
+            }
+            self.companions.insert(tag);
+        }
+        for (referrer, is_here) in self.look.referrers(digest).await? {
+            if !is_here && !self.counted.contains(&referrer) {
+                self.by_digest(&referrer, 0).await?;
+                self.plan.referrers += 1;
+            }
+            Box::pin(self.companions(&referrer, depth + 1)).await?;
+        }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::SyncError;
 use super::job::Job;
+use super::look::Look;
 use crate::upstream::{Credentials, Options};
 
 const SKOPEO: &str = "/usr/bin/skopeo";
@@ -23,29 +24,30 @@ impl Job<'_> {
     /// Copies a tag through our own front door, as the mirror's robot.
     pub(super) async fn tag_by_skopeo(&self, tag: &str) -> Result<(), SyncError> {
         self.progress.doing(tag);
-        let mirroring = &self.parts.config.mirroring;
-        let server = &self.parts.config.server.hostname;
+        let Look { parts, into, access, reference, .. } = &self.look;
+        let mirroring = &parts.config.mirroring;
+        let server = &parts.config.server.hostname;
         let server = mirroring.server_hostname.as_ref().unwrap_or(server);
         let token = self.robot_token().await?;
-        let robot = Credentials { username: self.into.robot.clone(), password: token };
-        let from = AuthFile::write(&self.host, self.access.options.credentials.as_ref())?;
+        let robot = Credentials { username: into.robot.clone(), password: token };
+        let from = AuthFile::write(self.look.host(), access.options.credentials.as_ref())?;
         let to = AuthFile::write(server, Some(&robot))?;
         let mut command = Command::new(SKOPEO);
-        if self.access.unsigned_images {
+        if access.unsigned_images {
             command.arg("--insecure-policy");
         }
         command
             .args(["copy", "--all", "--remove-signatures"])
-            .arg(format!("--src-tls-verify={}", self.access.options.verify_tls))
+            .arg(format!("--src-tls-verify={}", access.options.verify_tls))
             .arg(format!("--dest-tls-verify={}", mirroring.verify_own_tls))
             .arg("--src-authfile")
             .arg(from.path())
             .arg("--dest-authfile")
             .arg(to.path())
-            .arg(format!("docker://{}:{tag}", self.reference))
-            .arg(format!("docker://{server}/{}:{tag}", self.into.name));
-        proxy(&mut command, &self.access.options);
-        run(command, self.access.options.operation_timeout).await
+            .arg(format!("docker://{reference}:{tag}"))
+            .arg(format!("docker://{server}/{}:{tag}", into.name));
+        proxy(&mut command, &access.options);
+        run(command, access.options.operation_timeout).await
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use chrono::Utc;
 
-use super::claim::{Claim, Ending, ROUTE};
+use super::claim::{Claim, Ending};
 use super::job::{Job, engine, locked, may_write};
 use super::log::Log;
+use super::look::Look;
 use super::settings::Settings;
 use super::steps::step;
 use super::{Parts, Progress, SyncError};
@@ -167,7 +168,7 @@ impl Job<'_> {
             Some(Ending::Lost | Ending::Stopping) => {}
             None if outcome.failed.is_empty() => log.succeeded(tags).await?,
             None => {
-                let undo = self.parts.config.mirroring.rollback && !all_copied;
+                let undo = self.look.parts.config.mirroring.rollback && !all_copied;
                 log.failed(tags, &outcome.failed, undo).await?;
                 if undo {
                     self.undo().await?;
@@ -183,11 +184,9 @@ impl Job<'_> {
     /// fails must not cost anybody a tag.
     async fn delete_obsolete(&self, outcome: &mut Outcome) {
         let companions = std::mem::take(&mut *locked(&self.companions));
-        let wanted = |tag: &&String| self.matching.contains(*tag) || companions.contains(*tag);
-        let mut obsolete: Vec<&String> = self.alive.keys().filter(|tag| !wanted(tag)).collect();
-        obsolete.sort_unstable();
+        let obsolete = self.look.obsolete(&companions);
         for tag in obsolete {
-            match self.delete(tag).await {
+            match self.delete(&tag).await {
                 Ok(deleted) => outcome.deleted += usize::from(deleted),
                 Err(SyncError::Ended(ending)) => {
                     outcome.ending = Some(ending);
@@ -195,7 +194,7 @@ impl Job<'_> {
                 }
                 Err(error) => {
                     outcome.reason.get_or_insert(error.reason());
-                    outcome.failed.push((tag.clone(), format!("not deleted: {error}")));
+                    outcome.failed.push((tag, format!("not deleted: {error}")));
                 }
             }
         }
@@ -204,28 +203,30 @@ impl Job<'_> {
     /// Deletes a tag, if it is there and the mirror is still ours.
     async fn delete(&self, tag: &str) -> Result<bool, SyncError> {
         self.may_write().await?;
-        let (id, db) = (self.into.repository_id, self.catalog.session(ROUTE));
-        let Some(deleted) = db.delete_tag(id, tag, &self.parts.config.push).await? else {
+        let Look { parts, into, .. } = &self.look;
+        let (id, db) = (into.repository_id, self.look.db());
+        let Some(deleted) = db.delete_tag(id, tag, &parts.config.push).await? else {
             return Ok(false);
         };
         step("mirror: tag deleted");
-        self.parts.stale.manifest_gone(id, &deleted.digest).await;
+        parts.stale.manifest_gone(id, &deleted.digest).await;
         Ok(true)
     }
 
     /// Points the tags that this sync has moved to where they pointed, as `REPO_MIRROR_ROLLBACK`
     /// wants it when one of the others fails.
     async fn undo(&self) -> Result<(), SyncError> {
-        let db = self.catalog.session(ROUTE);
-        let change = db.change(&self.into.name, "", &Entity::Anonymous).await?;
+        let Look { parts, into, alive, .. } = &self.look;
+        let db = self.look.db();
+        let change = db.change(&into.name, "", &Entity::Anonymous).await?;
         let Some(Change { repository, .. }) = change else { return Ok(()) };
         let moved = std::mem::take(&mut *locked(&self.moved));
         for tag in &moved {
-            let before = self.alive.get(tag).map(|tag| tag.digest.as_str());
-            let rules = &self.parts.config.push;
+            let before = alive.get(tag).map(|tag| tag.digest.as_str());
+            let rules = &parts.config.push;
             let now = db.revert_tag(&repository, tag, before, rules).await?;
             if let Some(digest) = now {
-                self.parts.stale.manifest_gone(self.into.repository_id, &digest).await;
+                parts.stale.manifest_gone(into.repository_id, &digest).await;
             }
         }
         Ok(())

@@ -113,12 +113,13 @@ impl Mirrors {
     pub async fn plan(
         &self,
         name: &RepoName,
+        begun: impl FnOnce(Arc<Progress>),
     ) -> Result<Option<mirroring::Plan>, mirroring::SyncError> {
         let mirror = self.parts.catalog.session("repomirror").mirror(name).await?;
-        match mirror {
-            Some(mirror) => mirroring::plan(&self.parts, &mirror).await.map(Some),
-            None => Ok(None),
-        }
+        let Some(mirror) = mirror else { return Ok(None) };
+        let progress = Arc::new(Progress::new(name));
+        begun(progress.clone());
+        mirroring::plan(&self.parts, &mirror, &progress).await.map(Some)
     }
 
     /// Syncs one mirror now, whenever it is due; `None` where it is none, or somebody is at it.

@@ -59,6 +59,7 @@ async fn by_the_api() {
     let port = origin.hostname.rsplit_once(':').unwrap().1.parse().unwrap();
     let wire = FaultProxy::to(port).await;
     mirrored.follow(&format!("127.0.0.1:{}/demo/public", wire.port));
+    let plan = tokio::task::block_in_place(|| mirrored.plan());
     let report = tokio::task::block_in_place(|| mirrored.sync());
     assert_eq!((&report["copied"], &report["failed"]), (&json!(2), &json!({})), "{report}");
     let names = |mirrored: &Mirrored| {
@@ -69,6 +70,17 @@ async fn by_the_api() {
     expected.extend(["latest".to_owned(), "v1".to_owned()]);
     expected.sort();
     assert_eq!(names(&mirrored), expected);
+    let planned = |plan: &Value| {
+        let copy = plan["copy"].as_array().unwrap().iter();
+        let mut names: Vec<String> =
+            copy.map(|tag| tag["tag"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        (names, plan["referrers"].as_u64(), plan["delete"].clone())
+    };
+    assert_eq!(planned(&plan), (expected.clone(), Some(3), json!([])), "{plan}");
+    let plan = tokio::task::block_in_place(|| mirrored.plan());
+    assert_eq!(planned(&plan), (vec![], Some(0), json!([])), "{plan}");
+    assert_eq!((&plan["unchanged"], &plan["bytes"]), (&json!(2), &json!(0)), "{plan}");
 
     let target = mirrored.world.registryd();
     let here = Pusher::of(&target, &mirrored.world, &mirrored.world.ada, "demo/mirror");

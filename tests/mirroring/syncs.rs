@@ -177,8 +177,7 @@ fn a_dry_run_changes_nothing() {
     mirrored.source.untag("a");
     let image = image("b");
     mirrored.source.push("b", &image);
-    let output = mirrored.quay(&["sync"], &["demo/mirror", "--dry-run", "--json"]);
-    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let plan = mirrored.plan();
     assert_eq!(plan["delete"], json!(["a"]), "{plan}");
     assert_eq!(plan["copy"][0]["tag"], "b");
     // The base is here already.
@@ -186,6 +185,18 @@ fn a_dry_run_changes_nothing() {
     let bytes: usize = missing.iter().map(|blob| blob.bytes.len()).sum();
     assert_eq!(plan["bytes"], bytes, "{plan}");
     assert_eq!((mirrored.tags(), mirrored.kinds()), before);
+
+    // What one tag lacks costs no other tag, and a tag that fails keeps all of them.
+    mirrored.source.push("c", &self::image("c"));
+    mirrored.source.lose(&self::image("c").digest);
+    let plan = mirrored.plan();
+    assert_eq!((&plan["copy"][0]["tag"], &plan["delete"]), (&json!("b"), &json!([])), "{plan}");
+    assert!(plan["failed"]["c"].is_string(), "{plan}");
+    let output = mirrored.quay(&["sync"], &["demo/mirror", "--dry-run"]);
+    let said = super::text(&output.stdout);
+    assert!(said.contains("cannot  c: "), "{said}");
+    assert!(said.contains("1 to copy, 0 to delete, 0 unchanged, 1 cannot be copied"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 /// A mirror whose robot may not write, or whose registry takes nothing, says so and does nothing.

@@ -53,7 +53,7 @@ pub struct OrganizationPlan {
     /// `repository_filters` do not mean them.
     pub skip: Vec<String>,
     /// Those that are followed already.
-    pub known: usize,
+    pub known: Vec<String>,
 }
 
 /// Repositories of an organization that a plan looks at.
@@ -127,10 +127,10 @@ pub async fn plan(parts: &Parts, of: &OrgMirror) -> Result<OrganizationPlan, Syn
     for row in &rows {
         match (meant.contains(row.repository.as_str()), row.status) {
             (true, SyncStatus::Skip) => plan.again.push(row.repository.clone()),
-            (true, _) => plan.known += 1,
+            (true, _) => plan.known.push(row.repository.clone()),
             (false, SyncStatus::Skip | SyncStatus::Syncing) => {}
             // An empty answer costs nobody a repository.
-            (false, _) if all.is_empty() => plan.known += 1,
+            (false, _) if all.is_empty() => plan.known.push(row.repository.clone()),
             (false, _) => plan.skip.push(row.repository.clone()),
         }
     }

@@ -9,7 +9,7 @@ mod repository;
 
 pub use discovery::{Discovery, OrganizationPlan, cancel, discover, plan};
 pub(super) use metrics::Metrics;
-pub use repository::sync as sync_repository;
+pub use repository::{plan as plan_repository, sync as sync_repository};
 
 use super::settings::{Access, Columns};
 use super::{Parts, SyncError};

@@ -9,14 +9,16 @@ use super::access;
 use super::log::RepositoryLog;
 use crate::audit::AuditError;
 use crate::catalog::{
-    CatalogError, Destination, Ensured, MirrorStanding, OrgMirrorRepository, OrgRelease, Release,
-    SyncStatus,
+    CatalogError, Destination, Ensured, MirrorStanding, OrgMirror, OrgMirrorRepository, OrgRelease,
+    Release, SyncStatus,
 };
 use crate::mirroring::claim::{Claim, Ending, ROUTE};
 use crate::mirroring::job::{Job, engine, may_write};
+use crate::mirroring::look::Look;
+use crate::mirroring::plan::Planner;
 use crate::mirroring::sync::report;
-use crate::mirroring::{Outcome, Parts, Progress, SyncError};
-use crate::oci::NameRules;
+use crate::mirroring::{Outcome, Parts, Plan, Progress, SyncError};
+use crate::oci::{NameRules, RepoName};
 
 /// Why nothing was copied: what was being done, and what is wrong with it.
 struct NotBegun {
@@ -131,15 +133,8 @@ async fn ensure(
     claim: &Claim,
     log: &mut RepositoryLog<'_>,
 ) -> Result<Destination, SyncError> {
-    let (config, name) = (&parts.config, row.name());
-    let rules = NameRules {
-        library_namespace: config.server.library_namespace.clone(),
-        extended: config.features.extended_repository_names,
-    };
-    if !name.is_valid(&rules) {
-        return Err(SyncError::Refused("no repository can have this name here".to_owned()));
-    }
-    if config.server.registry_state_readonly {
+    valid(parts, &row.name())?;
+    if parts.config.server.registry_state_readonly {
         let reason = "REGISTRY_STATE: the registry is read-only";
         return Err(SyncError::Forbidden(reason.to_owned()));
     }
@@ -161,6 +156,33 @@ async fn ensure(
         )),
         Ensured::Lost => Err(SyncError::Ended(claim.stop().ending().await)),
     }
+}
+
+fn valid(parts: &Parts, name: &RepoName) -> Result<(), SyncError> {
+    let rules = NameRules {
+        library_namespace: parts.config.server.library_namespace.clone(),
+        extended: parts.config.features.extended_repository_names,
+    };
+    match name.is_valid(&rules) {
+        true => Ok(()),
+        false => Err(SyncError::Refused("no repository can have this name here".to_owned())),
+    }
+}
+
+/// What a sync of a repository would do, whether it is here or not. Changes nothing.
+pub async fn plan(
+    parts: &Parts,
+    of: &OrgMirror,
+    repository: &str,
+    progress: &Progress,
+) -> Result<Plan, SyncError> {
+    let into = parts.catalog.session(ROUTE).org_destination(of, repository).await?;
+    valid(parts, &into.name)?;
+    let (_, access) = access(parts, of, &format!("{}/{repository}", of.external_namespace))?;
+    let mut planner = Planner::new(Look::open(parts, &into, &access)?, progress);
+    let tags = planner.look.list().await?;
+    planner.tags(&tags).await;
+    Ok(planner.plan)
 }
 
 /// Gives a repository back as the sync has left it, unless somebody else has it by now.

@@ -101,6 +101,18 @@ impl Mirrors {
         mirroring::plan_organization(&self.parts, of).await
     }
 
+    /// What a sync of one of its repositories would do.
+    pub async fn plan_repository(
+        &self,
+        of: &OrgMirror,
+        repository: &str,
+    ) -> Result<mirroring::Plan, SyncError> {
+        let (namespace, repository) = (of.organization.clone(), repository.to_owned());
+        let name = RepoName { namespace, repository };
+        let progress = Progress::new(&name);
+        mirroring::plan_repository(&self.parts, of, &name.repository, &progress).await
+    }
+
     /// Looks for an organization's repositories now, and fills all of them. `filled` hears of each.
     /// `None` where somebody is at the organization, or it was stopped.
     pub async fn sync_organization(

@@ -87,7 +87,8 @@ fn repositories_go_and_come_back() {
     it.sql("UPDATE orgmirrorconfig SET repository_filters = '[\"[!d]*\"]'");
     let plan = it.quay("sync", &["acme", "--dry-run", "--json"]);
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
-    assert_eq!(plan, json!({"new": [], "again": [], "skip": ["db", "web"], "known": 1}));
+    let found = json!({"new": [], "again": [], "skip": ["db", "web"], "known": ["app"]});
+    assert_eq!((&plan["found"], &plan["repositories"]["app"]["unchanged"]), (&found, &json!(1)));
     assert_eq!(it.rows(), ["app|1|3|-", "db|1|3|-", "web|1|3|-"]);
     let report = it.sync();
     assert_eq!(report["skipped"], 2, "{report}");
@@ -276,7 +277,14 @@ fn the_command_says_what_is_wrong() {
         "{status}"
     );
     let dry = text(&it.quay("sync", &["acme", "--dry-run"]).stdout);
-    assert!(dry.contains("follow    app"), "{dry}");
+    assert!(dry.contains("follow    app: 1 to copy, 0 to delete, 0 unchanged; "), "{dry}");
+    assert!(it.rows().is_empty() && it.tags().is_empty());
+    it.catalogue.has(&["app", "App!"]);
+    let dry = it.quay("sync", &["acme", "--dry-run"]);
+    let said = text(&dry.stdout);
+    assert!(said.contains("App!: no repository can have this name here"), "{said}");
+    assert_eq!(dry.status.code(), Some(1), "{dry:?}");
+    it.catalogue.has(&["app"]);
     let out = text(&it.quay("sync", &["acme"]).stdout);
     assert!(out.contains("acme/app: 1 tags: 1 copied") && out.contains("1 new"), "{out}");
     let status = text(&it.quay("status", &[]).stdout);
