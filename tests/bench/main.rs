@@ -126,9 +126,13 @@ fn main() {
 
 /// Every kind of push, to a registryd of its own and to docker-registry.
 fn pushes(arguments: &Arguments, stack: &Stack, only: &str, report: &mut Report) {
-    let registryd = Registryd::start(&stack.fixture.conf, &[]);
-    let docker = DockerRegistry::start();
-    let peers = uploads::Peers { registryd: &registryd, fixture: &stack.fixture, docker };
+    let folder = Folder::new();
+    let socket = &folder.path().join("registryd.sock");
+    let listen = format!("unix:{}", socket.display());
+    let listen = ["--listen", "127.0.0.1:0", "--listen", &listen];
+    let registryd = &Registryd::start(&stack.fixture.conf, &listen);
+    let (fixture, docker) = (&stack.fixture, DockerRegistry::start());
+    let peers = uploads::Peers { registryd, socket, fixture, docker };
     for case in uploads::cases().iter().filter(|case| case.is(only)) {
         report.pushed(case.measure(&peers, arguments.rounds));
     }

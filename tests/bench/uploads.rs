@@ -8,7 +8,8 @@ use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -47,11 +48,14 @@ enum Way {
     Patch,
     /// POST, a PATCH for every 16 MiB, PUT.
     Chunks,
+    /// As PUT, over a Unix socket, where nginx asks registryd in Quay's image. docker-registry has
+    /// none, and is asked as before.
+    Socket,
 }
 
 /// What everybody is asked to take.
 pub fn cases() -> Vec<Case> {
-    use Way::{Chunks, Patch, Put};
+    use Way::{Chunks, Patch, Put, Socket};
     [
         ("1 KiB, PUT", KIB, Put, 1, 200),
         ("1 KiB, PUT, 16 at once", KIB, Put, 16, 50),
@@ -59,6 +63,7 @@ pub fn cases() -> Vec<Case> {
         ("10 MiB, PATCH", 10 * MIB, Patch, 1, 10),
         ("10 MiB, PUT, 16 at once", 10 * MIB, Put, 16, 2),
         ("300 MiB, PUT", 300 * MIB, Put, 1, 1),
+        ("300 MiB, PUT, Unix socket", 300 * MIB, Socket, 1, 1),
         ("300 MiB, PATCH", 300 * MIB, Patch, 1, 1),
         ("300 MiB, chunks", 300 * MIB, Chunks, 1, 1),
         ("300 MiB, PUT, 16 at once", 300 * MIB, Put, 16, 1),
@@ -98,6 +103,8 @@ pub struct Measured {
 /// Everybody who takes pushes.
 pub struct Peers<'a> {
     pub registryd: &'a Registryd,
+    /// Where it listens, too.
+    pub socket: &'a Path,
     pub fixture: &'a Fixture,
     pub docker: DockerRegistry,
 }
@@ -115,7 +122,7 @@ impl Case {
         let (mut ours, mut docker) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
             eprintln!("==> {}, round {round} of {rounds}", self.name);
-            ours.push(self.run(&Server::registryd(peers)));
+            ours.push(self.run(&Server::registryd(peers, self.way)));
             docker.push(self.run(&Server::docker(peers)));
         }
         let [registryd, docker_registry] = [ours, docker].map(|mut runs| {
@@ -142,25 +149,24 @@ impl Case {
         let times = (GIB / self.size).clamp(1, 200);
         let (content, size) = (Content::new(), self.size);
         let file = storage.join("least");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it listens");
+        let (listener, address) = Listener::new(self.way, storage);
         let spent = std::thread::scope(|scope| {
             scope.spawn(move || {
                 for _ in 0..times {
-                    let mut stream = TcpStream::connect(address).expect("it listens");
+                    let mut stream = address.connect();
                     content.write(0..size, |bytes| stream.write_all(bytes));
                 }
             });
             let taking = scope.spawn(|| {
                 for _ in 0..times {
-                    let (mut stream, _) = listener.accept().expect("a client");
-                    take(&mut stream, &file).expect("a disk with room");
+                    take(&mut *listener.accept(), &file).expect("a disk with room");
                 }
                 cpu_s("thread-self")
             });
             taking.join().expect("it takes everything")
         });
         fs::remove_file(&file).expect("our own file");
+        let _ = fs::remove_file(storage.join("least.sock"));
         spent / (times * self.size) as f64 * GIB as f64
     }
 
@@ -204,7 +210,7 @@ impl Case {
     }
 }
 
-fn take(stream: &mut TcpStream, file: &Path) -> io::Result<()> {
+fn take(stream: &mut dyn Stream, file: &Path) -> io::Result<()> {
     let (mut hash, mut file) = (Sha256::new(), fs::File::create(file)?);
     let mut piece = vec![0; 256 << 10];
     while let length @ 1.. = stream.read(&mut piece)? {
@@ -215,8 +221,56 @@ fn take(stream: &mut TcpStream, file: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Of either kind.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+enum Address {
+    Port(String),
+    Socket(PathBuf),
+}
+
+impl Address {
+    fn connect(&self) -> Box<dyn Stream> {
+        match self {
+            Address::Port(address) => {
+                let stream = TcpStream::connect(address).expect("it listens");
+                stream.set_nodelay(true).expect("a socket");
+                Box::new(stream)
+            }
+            Address::Socket(path) => Box::new(UnixStream::connect(path).expect("it listens")),
+        }
+    }
+}
+
+enum Listener {
+    Port(TcpListener),
+    Socket(UnixListener),
+}
+
+impl Listener {
+    fn new(way: Way, folder: &Path) -> (Listener, Address) {
+        if way == Way::Socket {
+            let path = folder.join("least.sock");
+            let listener = UnixListener::bind(&path).expect("our own folder");
+            return (Listener::Socket(listener), Address::Socket(path));
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it listens");
+        (Listener::Port(listener), Address::Port(address.to_string()))
+    }
+
+    fn accept(&self) -> Box<dyn Stream> {
+        match self {
+            Listener::Port(listener) => Box::new(listener.accept().expect("a client").0),
+            Listener::Socket(listener) => Box::new(listener.accept().expect("a client").0),
+        }
+    }
+}
+
 struct Server {
-    address: String,
+    address: Address,
     pid: u32,
     authorization: String,
     storage: std::path::PathBuf,
@@ -224,9 +278,12 @@ struct Server {
 }
 
 impl Server {
-    fn registryd(peers: &Peers<'_>) -> Server {
+    fn registryd(peers: &Peers<'_>, way: Way) -> Server {
         let token = peers.fixture.token(Some(&peers.fixture.ada), REPO, &["pull", "push"]);
-        let address = peers.registryd.base().trim_start_matches("http://").to_owned();
+        let address = match way {
+            Way::Socket => Address::Socket(peers.socket.to_owned()),
+            _ => Address::Port(peers.registryd.base().trim_start_matches("http://").to_owned()),
+        };
         Server {
             address,
             pid: peers.registryd.pid(),
@@ -238,7 +295,7 @@ impl Server {
 
     fn docker(peers: &Peers<'_>) -> Server {
         Server {
-            address: format!("127.0.0.1:{}", peers.docker.port),
+            address: Address::Port(format!("127.0.0.1:{}", peers.docker.port)),
             pid: peers.docker.pid(),
             authorization: String::new(),
             storage: peers.docker.data(),
@@ -313,21 +370,19 @@ impl Content {
 /// A kept connection.
 struct Client<'a> {
     server: &'a Server,
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
 
 impl Client<'_> {
     fn connect(server: &Server) -> Client<'_> {
-        let stream = TcpStream::connect(&server.address).expect("it listens");
-        stream.set_nodelay(true).expect("a socket");
-        Client { server, stream: BufReader::new(stream) }
+        Client { server, stream: BufReader::new(server.address.connect()) }
     }
 
     fn push(&mut self, content: &Content, digest: &str, size: u64, way: Way) {
         let mut place =
             self.send("POST", &format!("/v2/{REPO}/blobs/uploads/"), content, 0..0, "202");
         let chunk = match way {
-            Way::Put => 0,
+            Way::Put | Way::Socket => 0,
             Way::Patch => size,
             Way::Chunks => CHUNK,
         };
