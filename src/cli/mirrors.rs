@@ -97,27 +97,12 @@ impl SyncNow {
             eprintln!("quay: {:?} is no repository: write NAMESPACE/REPOSITORY", self.what);
             return ExitCode::from(EX_USAGE);
         };
-        actix_web::rt::System::new().block_on(async {
-            let mirrors = match Mirrors::new(config) {
-                Ok(mirrors) => mirrors,
-                Err(error) => {
-                    eprintln!("quay: {error}");
-                    return ExitCode::FAILURE;
-                }
-            };
-            let done = self.sync(&mirrors, &name).await;
-            mirrors.finish().await;
-            match done {
-                Ok(Some(code)) => code,
-                Ok(None) => {
-                    eprintln!("quay: {name} is no mirror, or a worker is filling it right now");
-                    ExitCode::FAILURE
-                }
-                Err(error) => {
-                    eprintln!("quay: {name}: {error}");
-                    ExitCode::FAILURE
-                }
-            }
+        with_mirrors(config, &self.what, async |mirrors| {
+            let done = self.repository(mirrors, &name).await?;
+            Ok(done.unwrap_or_else(|| {
+                eprintln!("quay: {name} is no mirror, or a worker is filling it right now");
+                ExitCode::FAILURE
+            }))
         })
     }
 
@@ -130,25 +115,13 @@ impl SyncNow {
             );
             return ExitCode::from(EX_USAGE);
         }
-        actix_web::rt::System::new().block_on(async {
-            let mirrors = match Mirrors::new(config) {
-                Ok(mirrors) => mirrors,
-                Err(error) => {
-                    eprintln!("quay: {error}");
-                    return ExitCode::FAILURE;
-                }
-            };
-            let done =
-                mirror_organizations::sync(&mirrors, &self.what, self.dry_run, self.json).await;
-            mirrors.finish().await;
-            done.unwrap_or_else(|error| {
-                eprintln!("quay: {}: {error}", self.what);
-                ExitCode::FAILURE
-            })
+        with_mirrors(config, &self.what, async |mirrors| {
+            mirror_organizations::sync(mirrors, &self.what, self.dry_run, self.json).await
         })
     }
 
-    async fn sync(
+    /// Fills it, or says what that would do.
+    async fn repository(
         &self,
         mirrors: &Mirrors,
         name: &RepoName,
@@ -220,6 +193,29 @@ pub fn planned(plan: &Plan) -> String {
         some(&failed.len(), "cannot be copied"),
         HumanBytes(*bytes)
     )
+}
+
+/// Does something with mirrors, and writes what waits before it ends.
+fn with_mirrors(
+    config: Config,
+    what: &str,
+    work: impl AsyncFnOnce(&Mirrors) -> Result<ExitCode, SyncError>,
+) -> ExitCode {
+    actix_web::rt::System::new().block_on(async {
+        let mirrors = match Mirrors::new(config) {
+            Ok(mirrors) => mirrors,
+            Err(error) => {
+                eprintln!("quay: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let done = work(&mirrors).await;
+        mirrors.finish().await;
+        done.unwrap_or_else(|error| {
+            eprintln!("quay: {what}: {error}");
+            ExitCode::FAILURE
+        })
+    })
 }
 
 /// What became of a repository, for programs.
