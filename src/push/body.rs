@@ -11,6 +11,9 @@ use futures_util::{Stream, StreamExt as _};
 /// Bytes in one batch.
 const BATCH: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
 
+/// Pieces in one batch: whoever sends his bytes one by one costs no more memory than others.
+const PIECES: usize = 1024;
+
 /// Bytes in the batches of all uploads together: many of them get smaller batches.
 const ALL_BATCHES: usize = 16 * 1024 * 1024;
 
@@ -68,7 +71,7 @@ where
     /// The next bytes, several pieces at once; none at the end.
     pub(super) async fn batch(&mut self) -> Result<Vec<Bytes>, BodyError> {
         let (most, mut have, mut batch) = (self._reading.batch(), 0, Vec::new());
-        while have < most && self.left > 0 && !self.ended {
+        while have < most && batch.len() < PIECES && self.left > 0 && !self.ended {
             let next = pin!(self.stream.next());
             let next =
                 tokio::time::timeout(self.silence, next).await.map_err(|_| BodyError::Silent)?;
@@ -158,6 +161,17 @@ mod tests {
             Ok::<_, String>(Bytes::from_static(b"late"))
         }));
         assert_eq!(Body::bounded(late).batch().await.unwrap().concat(), b"late");
+    }
+
+    #[tokio::test]
+    async fn small_pieces_make_small_batches() {
+        let piece = Bytes::from_static(b"a");
+        let mut body = Body::new(stream::iter((0..3000).map(|_| Ok::<_, String>(piece.clone()))));
+        let mut lengths = Vec::new();
+        while let batch @ [_, ..] = body.batch().await.unwrap().as_slice() {
+            lengths.push(batch.len());
+        }
+        assert_eq!(lengths, [PIECES, PIECES, 3000 - 2 * PIECES]);
     }
 
     #[tokio::test]
