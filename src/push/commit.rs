@@ -71,7 +71,7 @@ impl Pushes {
             return Ok(None);
         }
         self.0.metrics.uploads_read_again.inc();
-        match open.uploads.reread(uuid, metadata).await {
+        match open.uploads.reread(uuid, metadata, open.turn.clone()).await {
             Ok(found) if found.digest == *digest && found.length == open.progress.byte_count => {
                 Ok(Some(found))
             }

@@ -232,7 +232,8 @@ impl Pushes {
             None => {}
         }
         let uncompressed = (chunk_count == 0).then(Uncompressed::default);
-        let mut stage = Stage::Ready(Sink { appender, hash: open.hash.clone(), uncompressed });
+        let sink = Sink { appender, hash: open.hash.clone(), uncompressed };
+        let mut stage = Stage::Ready(Box::new(sink));
         let mut taken = 0;
         let sink = loop {
             // The next bytes arrive while the last are hashed and stored.
@@ -253,9 +254,10 @@ impl Pushes {
         let appended = sink.appender.finish().await?;
         self.0.metrics.pushed_bytes.inc_by(appended.written);
         open.hash = sink.hash;
-        if let Carried::Alone(stamp) = &mut open.carried {
-            *stamp = appended.stamp;
-        }
+        open.carried = match open.carried {
+            Carried::Alone(_) if !appended.shared => Carried::Alone(appended.stamp),
+            _ => Carried::WithOthers,
+        };
         open.progress = Progress {
             byte_count: byte_count + appended.written,
             chunk_count: chunk_count + 1,
@@ -351,14 +353,14 @@ struct Sink {
 }
 
 enum Stage {
-    Ready(Sink),
+    Ready(Box<Sink>),
     Busy(JoinHandle<Result<Sink, UploadError>>),
 }
 
 impl Stage {
     async fn ready(self) -> Result<Sink, UploadError> {
         match self {
-            Self::Ready(sink) => Ok(sink),
+            Self::Ready(sink) => Ok(*sink),
             Self::Busy(working) => working.await.map_err(panicked)?,
         }
     }

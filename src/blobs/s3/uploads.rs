@@ -197,5 +197,5 @@ impl BucketAppender {
 
 /// Nobody changes a chunk that is there.
 fn appended(written: u64, chunks: &Chunks) -> Appended {
-    Appended { written, metadata: chunks.to_metadata(), stamp: None }
+    Appended { written, metadata: chunks.to_metadata(), stamp: None, shared: false }
 }

@@ -38,6 +38,10 @@ pub struct LocalAppender {
     opened: FileStamp,
     start: u64,
     end: u64,
+    /// As our last write has left it.
+    left: FileStamp,
+    /// Whether anybody else has written to it since it was opened, or could have unseen.
+    shared: bool,
 }
 
 /// The bytes of an upload in a file that no other process can have open.
@@ -82,7 +86,8 @@ impl LocalUploads {
             UploadError::Invalid(reason) => UploadError::Unavailable(reason),
             error => error,
         })?;
-        Ok(Appended { written: 0, metadata: "{}".to_owned(), stamp: Some(stamp) })
+        let (metadata, stamp) = ("{}".to_owned(), Some(stamp));
+        Ok(Appended { written: 0, metadata, stamp, shared: false })
     }
 
     pub(super) async fn append(
@@ -93,7 +98,7 @@ impl LocalUploads {
         let path = self.upload(uuid)?;
         let file = blocking(&path, |path| OpenOptions::new().read(true).write(true).open(path));
         let file = Arc::new(file.await?);
-        take_turn(&path, &file).await?;
+        let locked_out = take_turn(&path, &file).await?;
         let locked = file.clone();
         let opened = blocking(&path, move |path| {
             let opened = FileStamp::of(&locked)?;
@@ -109,7 +114,8 @@ impl LocalUploads {
             let reason = format!("{} has {found} of {byte_count} bytes", path.display());
             return Err(UploadError::Invalid(reason));
         }
-        Ok(LocalAppender { file, opened, start: byte_count, end: byte_count })
+        let (start, left, shared) = (byte_count, opened, !locked_out);
+        Ok(LocalAppender { file, opened, start, end: start, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -119,9 +125,14 @@ impl LocalUploads {
 
     /// Into a file of its own: Python may have the upload open, and write to it after we have
     /// looked.
-    pub(super) async fn reread(&self, uuid: &str) -> Result<Reread, UploadError> {
+    pub(super) async fn reread(
+        &self,
+        uuid: &str,
+        turn: Option<Turn>,
+    ) -> Result<Reread, UploadError> {
         let path = self.upload(uuid)?;
-        blocking(&path, |path| {
+        blocking(&path, move |path| {
+            let _turn = turn;
             let (from, copy) = (File::open(path)?, LocalCopy::beside(path)?);
             let (mut hash, mut length) = (Sha256::new(), 0u64);
             let mut buffer = vec![0; READ];
@@ -210,20 +221,20 @@ impl LocalUploads {
     }
 }
 
-/// One request at a time writes to an upload. Locks of dead processes are gone with them; where the
-/// file system has none, what is committed is read again if two of ours have met.
-async fn take_turn(path: &Path, file: &Arc<File>) -> Result<(), UploadError> {
+/// One request at a time writes to an upload. Locks of dead processes are gone with them. Returns
+/// whether there is such a lock: where the file system has none, what is committed is read again.
+async fn take_turn(path: &Path, file: &Arc<File>) -> Result<bool, UploadError> {
     let deadline = tokio::time::Instant::now() + TURN;
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(TURN_POLL).await;
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(UploadError::Busy(path.display().to_string()));
             }
-            Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => return Ok(()),
+            Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOLCK) => return Ok(false),
             Err(error) => return Err(failure(path, &error.into())),
         }
     }
@@ -241,34 +252,45 @@ impl LocalAppender {
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
         // What lies beyond the end is what a failed request has left.
         let truncate = self.end == self.start && self.opened.length > self.start;
-        let (file, start, from) = (self.file.clone(), self.start, self.end);
-        self.end = blocking(Path::new("upload"), move |_| {
+        let (file, start, from, left) = (self.file.clone(), self.start, self.end, self.left);
+        let (end, left, shared) = blocking(Path::new("upload"), move |_| {
+            let mut shared = FileStamp::of(&file)? != left;
             if truncate {
                 file.set_len(start)?;
             }
-            write_all_at(&file, &chunks, from).inspect_err(|_| {
+            let end = write_all_at(&file, &chunks, from).inspect_err(|_| {
                 // What did not fit takes no room from others.
                 let _ = file.set_len(start);
-            })
+            })?;
+            shared |= file.metadata()?.len() != end;
+            touch(&file);
+            Ok((end, FileStamp::of(&file)?, shared))
         })
         .await?;
+        (self.end, self.left, self.shared) = (end, left, self.shared || shared);
         Ok(())
     }
 
     pub(super) async fn finish(self) -> Result<Appended, UploadError> {
-        let (file, end) = (self.file, self.end);
-        let stamp = blocking(Path::new("upload"), move |_| {
+        let (file, end, left) = (self.file, self.end, self.left);
+        let done = blocking(Path::new("upload"), move |_| {
+            let shared = FileStamp::of(&file)? != left;
             if file.metadata()?.len() > end {
                 file.set_len(end)?;
             }
-            // To the nanosecond, unlike what a later write may set within the same tick of the
-            // kernel's clock. Only the file's owner may, and other files were others' anyway.
-            let _ = file.set_modified(SystemTime::now());
-            FileStamp::of(&file)
+            touch(&file);
+            Ok((FileStamp::of(&file)?, shared))
         });
+        let (stamp, shared) = done.await?;
         let (written, metadata) = (self.end - self.start, "{}".to_owned());
-        Ok(Appended { written, metadata, stamp: Some(stamp.await?) })
+        Ok(Appended { written, metadata, stamp: Some(stamp), shared: self.shared || shared })
     }
+}
+
+/// Sets the time of the last change to the nanosecond, unlike what a later write may set within the
+/// same tick of the kernel's clock. Only the file's owner may, and other files were others' anyway.
+fn touch(file: &File) {
+    let _ = file.set_modified(SystemTime::now());
 }
 
 /// All pieces in as few calls as the system allows. Returns where they end.
@@ -412,6 +434,32 @@ mod tests {
             });
             for upload in begun.collect::<Vec<_>>() {
                 upload.await.unwrap().unwrap();
+            }
+        }
+    }
+
+    /// Python has the file open, and writes while a request of ours goes on.
+    #[tokio::test]
+    async fn writes_of_others_are_seen() {
+        let storage = tempfile::tempdir().unwrap();
+        let uploads = LocalUploads::new(storage.path());
+        let piece = || vec![Bytes::from_static(b"ours")];
+        let writes: [(bool, &[u8], u64); 4] =
+            [(false, b"", 0), (true, b"them", 0), (true, b"theirs", 2), (true, b"theirs", 6)];
+        for (number, (shared, bytes, at)) in writes.into_iter().enumerate() {
+            for last in [false, true] {
+                let uuid = format!("2bf7c3b8-c673-4625-000{number}-00000000000{}", i32::from(last));
+                uploads.begin(&uuid).await.unwrap();
+                let python = OpenOptions::new().write(true).open(uploads.upload(&uuid).unwrap());
+                let python = python.unwrap();
+                let mut appender = uploads.append(&uuid, 0).await.unwrap();
+                appender.write(piece()).await.unwrap();
+                let meddle = || python.write_all_at(bytes, at).unwrap();
+                (!last).then(meddle);
+                appender.write(piece()).await.unwrap();
+                last.then(meddle);
+                let appended = appender.finish().await.unwrap();
+                assert_eq!((appended.written, appended.shared), (8, shared), "{number} {last}");
             }
         }
     }

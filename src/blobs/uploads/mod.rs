@@ -47,6 +47,8 @@ pub struct Appended {
     pub metadata: String,
     /// What the storage looks like now, where others could change it unseen.
     pub stamp: Stamp,
+    /// Whether somebody else was seen to write meanwhile, or could have been without being seen.
+    pub shared: bool,
 }
 
 /// Keeps other requests of ours away from an upload until it is dropped, where they could write over
@@ -132,9 +134,16 @@ impl Uploads {
     }
 
     /// Reads and hashes all of the upload.
-    pub async fn reread(&self, uuid: &str, metadata: &str) -> Result<Reread, UploadError> {
+    ///
+    /// The turn is kept until then, also when the client has gone: one at a time reads an upload.
+    pub async fn reread(
+        &self,
+        uuid: &str,
+        metadata: &str,
+        turn: Option<Turn>,
+    ) -> Result<Reread, UploadError> {
         match self {
-            Self::Local(local) => local.reread(uuid).await,
+            Self::Local(local) => local.reread(uuid, turn).await,
             Self::Bucket(bucket) => read_again(bucket.read(uuid, metadata).await?).await,
         }
     }
