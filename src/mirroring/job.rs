@@ -48,17 +48,28 @@ pub(super) struct Job<'a> {
 /// What copies from a source: skopeo alone can verify signatures.
 pub(super) fn engine(parts: &Parts, access: &Access) -> Result<MirrorEngine, SyncError> {
     let engine = parts.config.sidecar.mirror_engine;
-    if access.unsigned_images || engine == MirrorEngine::Skopeo {
-        return Ok(engine);
+    let engine = match (access.unsigned_images, engine) {
+        (true, _) | (_, MirrorEngine::Skopeo) => engine,
+        (false, MirrorEngine::Native) => {
+            let source = access.options.source.canonical();
+            match Policy::of(&source)? {
+                Policy::Anything => engine,
+                Policy::Signatures => MirrorEngine::Skopeo,
+                Policy::Reject => {
+                    let reason = format!("the policy of this machine rejects images of {source}");
+                    return Err(SyncError::Forbidden(reason));
+                }
+            }
+        }
+    };
+    if engine == MirrorEngine::Skopeo && !access.architectures.is_empty() {
+        return Err(SyncError::Settings(
+            "architecture_filter: skopeo copies all architectures here; take the filter away, or \
+             let the mirror take unsigned images natively"
+                .to_owned(),
+        ));
     }
-    let source = access.options.source.to_string();
-    match Policy::of(&source)? {
-        Policy::Anything => Ok(engine),
-        Policy::Signatures => Ok(MirrorEngine::Skopeo),
-        Policy::Reject => Err(SyncError::Forbidden(format!(
-            "the policy of this machine rejects images of {source}"
-        ))),
-    }
+    Ok(engine)
 }
 
 /// What a push by the mirror's robot would meet (contract §7.6 rules 7 and 8).
@@ -221,6 +232,8 @@ impl<'a> Job<'a> {
         match self.engine {
             MirrorEngine::Native => self.tag(tag).await,
             MirrorEngine::Skopeo => {
+                // It may have moved the tag also where it fails.
+                locked(&self.moved).push(tag.to_owned());
                 self.until_told(self.tag_by_skopeo(tag)).await?;
                 let alive = self.look.db().alive_tags(self.look.into.repository_id).await?;
                 let here = alive.iter().find(|alive| alive.name == tag);

@@ -25,7 +25,8 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    /// For images of `source`, `host[:port]/path`.
+    /// For all images of `source`, `host[:port]/path`. Where some tags or digests have a scope of
+    /// their own, skopeo has to look.
     pub(super) fn of(source: &str) -> Result<Self, SyncError> {
         Self::read(Path::new(POLICY), source)
     }
@@ -48,7 +49,14 @@ impl Policy {
             .filter(|requirements| !requirements.is_empty());
         let requirements = requirements.ok_or_else(|| wrong(&"it asks for nothing"))?;
         let kinds = requirements.iter().map(|requirement| requirement["type"].as_str());
-        let mut policy = Self::Anything;
+        let own = |scope: &String| {
+            let rest = scope.strip_prefix(source);
+            rest.is_some_and(|rest| rest.starts_with([':', '@']))
+        };
+        let mut policy = match scoped.is_some_and(|scopes| scopes.keys().any(own)) {
+            true => Self::Signatures,
+            false => Self::Anything,
+        };
         for kind in kinds {
             match kind {
                 Some("insecureAcceptAnything") => {}
@@ -91,7 +99,9 @@ mod tests {
                 "quay.io/signed": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}],
                 "quay.io/signed/not": [{"type": "insecureAcceptAnything"}],
                 "*.example.com": [{"type": "insecureAcceptAnything"}],
-                "registry:5000": [{"type": "insecureAcceptAnything"}]
+                "docker.io/library/busybox": [{"type": "insecureAcceptAnything"}],
+                "registry:5000": [{"type": "insecureAcceptAnything"}],
+                "registry:5000/tagged:v1": [{"type": "reject"}]
             }}
         }"#;
         for (source, expected) in [
@@ -100,7 +110,11 @@ mod tests {
             ("quay.io/other", Policy::Reject),
             ("a.b.example.com/x", Policy::Anything),
             ("example.com/x", Policy::Reject),
+            ("docker.io/library/busybox", Policy::Anything),
+            ("docker.io/busybox", Policy::Reject),
             ("registry:5000/x/y", Policy::Anything),
+            ("registry:5000/tagged", Policy::Signatures),
+            ("registry:5000/tagged/not", Policy::Anything),
             ("registry:5001/x/y", Policy::Reject),
         ] {
             assert_eq!(of(policy, source), Some(expected), "{source}");

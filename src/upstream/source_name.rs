@@ -91,6 +91,16 @@ impl SourceName {
         &self.authority
     }
 
+    /// As policies on signatures name it: `host[:port]/path`, Docker Hub by the name it is known by
+    /// (containers-policy.json(5)).
+    pub fn canonical(&self) -> String {
+        let host = match self.authority.as_str() {
+            DOCKER_HUB_HOST => DOCKER_HUB[0],
+            authority => authority,
+        };
+        format!("{host}/{}", self.path)
+    }
+
     /// The repository in that registry.
     pub fn path(&self) -> &str {
         &self.path
