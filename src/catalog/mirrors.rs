@@ -1,5 +1,7 @@
 //! Repositories that follow another registry: `repomirrorconfig` and its rule (contract §7.1, §7.2).
 
+use std::collections::HashSet;
+
 use chrono::{NaiveDateTime, Utc};
 
 use super::claims::{ClaimTable, Claimable, Schedule, SyncStatus};
@@ -124,6 +126,34 @@ const ALIVE: &str = "\
 
 const BYTES: &str = "SELECT manifest_bytes FROM manifest WHERE repository_id = $1 AND digest = $2";
 
+/// What a list keeps, dead or alive itself.
+const LINKED: &str = "\
+    SELECT c.digest FROM manifest p JOIN manifestchild l ON l.manifest_id = p.id \
+    JOIN manifest c ON c.id = l.child_manifest_id WHERE p.repository_id = $1 AND p.digest = $2";
+
+macro_rules! link {
+    () => {
+        "INSERT INTO manifestchild (repository_id, manifest_id, child_manifest_id) \
+         SELECT p.repository_id, p.id, c.id FROM manifest p \
+         JOIN manifest c ON c.repository_id = p.repository_id \
+         WHERE p.repository_id = $1 AND p.digest = $2 AND "
+    };
+}
+
+/// `$3` digests of manifests that the list `$2` is to keep.
+const LINK: Sql = Sql {
+    postgres: concat!(
+        link!(),
+        "c.digest = ANY ($3) AND NOT EXISTS (SELECT 1 FROM manifestchild l \
+             WHERE l.manifest_id = p.id AND l.child_manifest_id = c.id) ON CONFLICT DO NOTHING"
+    ),
+    sqlite: concat!(
+        link!(),
+        "c.digest IN (SELECT value FROM json_each($3)) AND NOT EXISTS (SELECT 1 FROM manifestchild l \
+             WHERE l.manifest_id = p.id AND l.child_manifest_id = c.id) ON CONFLICT DO NOTHING"
+    ),
+};
+
 /// Digests among `$4` whose blobs are in repositories that `$of` says.
 macro_rules! fetched {
     ($of:literal) => {
@@ -211,6 +241,28 @@ impl Session<'_> {
     ) -> Result<Option<String>, CatalogError> {
         let rows = self.query(BYTES, &[repository_id.into(), digest.into()]).await?;
         rows.first().map(|row| row.get(0)).transpose()
+    }
+
+    /// Digests of the manifests that a stored list keeps.
+    pub async fn linked_children(
+        &self,
+        repository_id: i32,
+        list: &str,
+    ) -> Result<HashSet<String>, CatalogError> {
+        let rows = self.query(LINKED, &[repository_id.into(), list.into()]).await?;
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Has a stored list keep those of `children` that are stored. A list that came without them
+    /// keeps none of those that come later: neither runtime pushes what is there already once more.
+    pub async fn link_children(
+        &self,
+        repository_id: i32,
+        list: &str,
+        children: &[&str],
+    ) -> Result<(), CatalogError> {
+        let params = [repository_id.into(), list.into(), Param::Texts(children)];
+        self.write(LINK, &params).await.map(drop)
     }
 
     /// Those of `digests` that the same robot has fetched from `host` for another repository of the

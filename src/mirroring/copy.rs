@@ -65,6 +65,10 @@ impl Job<'_> {
         self.contents(&fetched, &manifest, 0).await?;
         let name = &self.look.into.name;
         self.store(Target::Tag(tag), &fetched).await?;
+        if manifest.is_list() {
+            let (id, wanted) = (self.look.into.repository_id, self.look.wanted(&manifest)?);
+            self.look.db().link_children(id, fetched.digest.as_str(), &wanted).await?;
+        }
         step("mirror: tag moved");
         tracing::debug!(mirror = %name, tag, digest = %fetched.digest, "tag copied");
         self.companions(&fetched.digest, 0).await?;

@@ -135,7 +135,8 @@ impl<'a> Look<'a> {
         let text = self.db().manifest_bytes(self.into.repository_id, &local.digest).await?;
         let Some(text) = text else { return Ok(false) };
         let list = PushedManifest::parse(&local.media_type, text.as_bytes())?;
-        Ok(self.lacks(&self.wanted(&list)?).await?.is_empty())
+        let linked = self.db().linked_children(self.into.repository_id, &local.digest).await?;
+        Ok(self.wanted(&list)?.into_iter().all(|child| linked.contains(child)))
     }
 
     /// Manifests that a list has for us and the repository does not have, each once. The list, which
@@ -159,7 +160,7 @@ impl<'a> Look<'a> {
     }
 
     /// The children of a list that are wanted here: all of them, or those of the architectures.
-    fn wanted<'m>(&self, list: &'m PushedManifest) -> Result<Vec<&'m str>, SyncError> {
+    pub(super) fn wanted<'m>(&self, list: &'m PushedManifest) -> Result<Vec<&'m str>, SyncError> {
         let digest = |child: &'m Child| child.manifest.digest.as_str();
         if self.access.architectures.is_empty() {
             return Ok(list.children.iter().map(digest).collect());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use futures_util::future::join_all;
 use serde::Serialize;
 
+use super::job::{engine, may_write};
 use super::look::{Look, parse};
 use super::settings::Settings;
 use super::{Parts, Progress, SyncError};
@@ -52,6 +53,8 @@ pub struct PlannedTag {
 pub async fn plan(parts: &Parts, mirror: &Mirror, progress: &Progress) -> Result<Plan, SyncError> {
     let Settings { access, globs } = Settings::read(parts, mirror)?;
     let into = mirror.destination();
+    engine(parts, &access)?;
+    may_write(parts, &into).await?;
     let mut planner = Planner::new(Look::open(parts, &into, &access)?, progress);
     let tags = globs.matching(planner.look.list().await?);
     // A rule that means nothing deletes nothing, either.
@@ -169,11 +172,13 @@ impl<'a> Planner<'a> {
     }
 
     async fn by_digest(&mut self, digest: &Digest, depth: usize) -> Result<Cost, SyncError> {
-        if !self.counted.insert(digest.clone()) {
+        if self.counted.contains(digest) {
             return Ok(Cost::default());
         }
         let manifest = parse(&self.look.manifest(digest).await?)?;
-        self.contents(digest, &manifest, depth).await
+        let cost = self.contents(digest, &manifest, depth).await?;
+        self.counted.insert(digest.clone());
+        Ok(cost)
     }
 
     /// As a sync takes them along.

@@ -47,6 +47,13 @@ fn lists_are_filtered_by_architecture() {
     let report = mirrored.sync();
     assert_eq!(report["failed"], json!({}), "{report}");
     assert!(stored(&mirrored, &list.children[0]));
+    // For as long as the list is there.
+    let kept = mirrored.sql(&format!(
+        "SELECT count(*) FROM manifestchild l JOIN manifest p ON p.id = l.manifest_id \
+         WHERE p.digest = '{}' AND p.repository_id = {}",
+        list.digest, mirrored.repository_id
+    ));
+    assert_eq!(kept.trim(), "2");
     let report = mirrored.sync();
     assert_eq!(report["unchanged"], 2, "{report}");
 }

@@ -179,6 +179,10 @@ pub async fn plan(
     let into = parts.catalog.session(ROUTE).org_destination(of, repository).await?;
     valid(parts, &into.name)?;
     let (_, access) = access(parts, of, &format!("{}/{repository}", of.external_namespace))?;
+    engine(parts, &access)?;
+    if into.repository_id != 0 {
+        may_write(parts, &into).await?;
+    }
     let mut planner = Planner::new(Look::open(parts, &into, &access)?, progress);
     let tags = planner.look.list().await?;
     planner.tags(&tags).await;

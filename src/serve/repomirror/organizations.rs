@@ -155,11 +155,23 @@ impl Mirrors {
             let syncs = due.iter().map(|repository| self.one_of(repository, stopping));
             let at_once = parts.config.sidecar.mirrors_at_once;
             let mut syncs = futures_util::stream::iter(syncs).buffer_unordered(at_once);
+            // Whatever fails, what goes on is brought to its end.
+            let mut failed = None;
             while let Some(done) = syncs.next().await {
-                if let Some((name, done)) = done? {
-                    filled(&name, &done);
-                    outcome.repositories.push((name, done));
+                match done {
+                    Ok(Some((name, done))) => {
+                        filled(&name, &done);
+                        outcome.repositories.push((name, done));
+                    }
+                    Ok(None) => {}
+                    Err(error) => failed = failed.or(Some(error)),
                 }
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if *stopping.borrow() {
+                return Ok(None);
             }
         }
         outcome.repositories.sort_by(|(a, _), (b, _)| a.repository.cmp(&b.repository));
@@ -172,6 +184,9 @@ impl Mirrors {
         repository: &OrgMirrorRepository,
         stopping: &watch::Receiver<bool>,
     ) -> Result<Option<(RepoName, Outcome)>, SyncError> {
+        if *stopping.borrow() {
+            return Ok(None);
+        }
         let (parts, row, name) = (&self.parts, repository.claimable(), repository.name());
         let lease = parts.config.sidecar.mirror_lease;
         let claimed = Claim::take(&parts.catalog, row, lease, stopping.clone()).await?;
