@@ -21,7 +21,7 @@ const CHUNK: RangeInclusive<usize> = 8 * 1024..=64 * 1024;
 
 /// Bytes read at a time for all clients together: many of them get smaller chunks, so that a
 /// thousand slow ones cost little memory.
-const ALL_CHUNKS: usize = 4 * 1024 * 1024;
+const ALL_CHUNKS: usize = 8 * 1024 * 1024;
 
 /// Blobs being read in this process.
 static READING: AtomicUsize = AtomicUsize::new(0);
