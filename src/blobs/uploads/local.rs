@@ -98,7 +98,7 @@ impl LocalUploads {
         let path = self.upload(uuid)?;
         let file = blocking(&path, |path| OpenOptions::new().read(true).write(true).open(path));
         let file = Arc::new(file.await?);
-        let locked_out = take_turn(&path, &file).await?;
+        let locks = take_turn(&path, &file).await?;
         let locked = file.clone();
         let opened = blocking(&path, move |path| {
             let opened = FileStamp::of(&locked)?;
@@ -114,7 +114,7 @@ impl LocalUploads {
             let reason = format!("{} has {found} of {byte_count} bytes", path.display());
             return Err(UploadError::Invalid(reason));
         }
-        let (start, left, shared) = (byte_count, opened, !locked_out);
+        let (start, left, shared) = (byte_count, opened, !locks);
         Ok(LocalAppender { file, opened, start, end: start, left, shared })
     }
 
