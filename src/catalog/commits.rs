@@ -56,6 +56,10 @@ const INSERT_UPLOADED: &str = "\
     INSERT INTO uploadedblob (repository_id, blob_id, uploaded_at, expires_at) \
     SELECT r.id, $2, $3, $4 FROM repository r WHERE r.id = $1 AND r.state <> 3";
 
+const WITHDRAW: &str = "\
+    DELETE FROM uploadedblob WHERE repository_id = $1 \
+        AND blob_id IN (SELECT id FROM imagestorage WHERE content_checksum = $2)";
+
 impl Session<'_> {
     /// Makes a blob of an upload: `size` bytes that are in their place under `digest`. It is kept
     /// for `keep` until a manifest names it.
@@ -89,6 +93,15 @@ impl Session<'_> {
             Ok(Committed::Blob)
         })
         .await
+    }
+
+    /// Takes back what [`Session::commit_upload`] has shown in a repository: its bytes are gone.
+    pub async fn withdraw_blob(
+        &self,
+        repository_id: i32,
+        digest: &Digest,
+    ) -> Result<(), CatalogError> {
+        self.execute(WITHDRAW, &[repository_id.into(), digest.as_str().into()]).await
     }
 
     /// Shows a blob that is stored already in another repository. Returns whether it is stored.

@@ -63,7 +63,7 @@ impl Run<'_> {
         files: &[OldFile<UploadFile>],
     ) -> Result<(), CatalogError> {
         let uuid = |file: &OldFile<UploadFile>| match &file.what {
-            UploadFile::Upload(uuid) | UploadFile::Copy(uuid) => uuid.clone(),
+            UploadFile::Upload(uuid) | UploadFile::Copy(uuid, _) => uuid.clone(),
         };
         let uuids: Vec<String> = files.iter().map(uuid).collect();
         let uuids: Vec<&str> = uuids.iter().map(String::as_str).collect();

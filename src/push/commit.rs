@@ -9,10 +9,29 @@ use super::PushError;
 use super::body::Body;
 use super::steps::step;
 use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken};
-use crate::blobs::{Reread, UploadError};
+use crate::blobs::{BlobPath, Reread, UploadError};
 use crate::catalog::{Committed, Session};
-use crate::events::LockState;
+use crate::events::{BlobLock, LockState};
 use crate::oci::Digest;
+
+/// Where the bytes of an upload are that were found to be what was hashed.
+enum Settled {
+    /// In the upload, written by this process alone.
+    AsHashed,
+    /// In a copy of it.
+    Reread(Reread),
+    /// In their place: an earlier end was cut off after it had put them there.
+    InPlace,
+}
+
+/// How the blob has come into its place.
+#[derive(PartialEq, Eq)]
+enum Placed {
+    /// It was there.
+    Found,
+    /// By this request.
+    Ours,
+}
 
 impl Pushes {
     /// Adds the last bytes and makes a blob of it all, if that is what `claimed` names. It is durable
@@ -37,43 +56,36 @@ impl Pushes {
         };
         step("put: bytes stored");
         let digest = open.hash.digest();
-        let reread = match moved {
+        let bytes = match moved {
             None if digest.as_str() != claimed => {
                 let (claimed, found) = (claimed.to_owned(), digest.to_string());
                 return Err(PushError::Digest { claimed, found });
             }
             None => self.settle(open, &digest).await?,
-            Some(_) if digest.as_str() == claimed && self.is_stored(open, &digest).await? => None,
+            Some(_) if digest.as_str() == claimed && self.is_stored(open, &digest).await? => {
+                Settled::InPlace
+            }
             Some(error) => return Err(error.into()),
         };
         step("put: bytes settled");
         let mut lock = self.0.locks.hold(&digest).await;
-        let committed = match lock.state() {
-            // Perhaps the garbage collector, which is about to remove what we would put there.
-            LockState::Busy => {
-                Err(UploadError::Unavailable(format!("{digest} is locked by another process"))
-                    .into())
-            }
-            LockState::Held | LockState::NoRedis => {
-                lock.during(self.put_into_place(db, open, &digest, reread)).await
-            }
-        };
+        let committed = self.commit(db, open, &digest, bytes, &mut lock).await;
         lock.release().await;
         committed.map(|()| digest)
     }
 
     /// Makes sure that what is stored is what was hashed, and that it stays. Of what this process
     /// alone has written that is known; anything else is read again.
-    async fn settle(&self, open: &Open, digest: &Digest) -> Result<Option<Reread>, PushError> {
+    async fn settle(&self, open: &Open, digest: &Digest) -> Result<Settled, PushError> {
         let (uuid, metadata) = (&open.row.uuid, &open.progress.storage_metadata);
         if self.is_as_hashed(open).await? {
             open.uploads.flush(uuid).await?;
-            return Ok(None);
+            return Ok(Settled::AsHashed);
         }
         self.0.metrics.uploads_read_again.inc();
         match open.uploads.reread(uuid, metadata, open.turn.clone()).await {
             Ok(found) if found.digest == *digest && found.length == open.progress.byte_count => {
-                Ok(Some(found))
+                Ok(Settled::Reread(found))
             }
             Ok(found) => Err(PushError::Digest {
                 claimed: digest.to_string(),
@@ -93,39 +105,93 @@ impl Pushes {
 
     /// Under the lock that Quay's garbage collector takes: what is found in its place, or put there,
     /// is not taken away before the rows say that it is wanted.
-    async fn put_into_place(
+    async fn commit(
         &self,
         db: Session<'_>,
         open: &Open,
         digest: &Digest,
-        reread: Option<Reread>,
+        bytes: Settled,
+        lock: &mut BlobLock,
     ) -> Result<(), PushError> {
-        let (row, progress) = (&open.row, &open.progress);
-        let metadata = &progress.storage_metadata;
-        if self.is_stored(open, digest).await? {
-            open.uploads.cancel(&row.uuid, metadata).await?;
-        } else {
-            // Somebody may have written to it while we waited for the lock.
-            if reread.is_none() && !self.is_as_hashed(open).await? {
-                let reason = format!("upload {} changes while it is ended", row.uuid);
+        let trusted = match lock.state() {
+            LockState::Held => true,
+            LockState::NoRedis => false,
+            // Perhaps the garbage collector, which is about to remove what we would put there.
+            LockState::Busy => {
+                let reason = format!("{digest} is locked by another process");
                 return Err(UploadError::Unavailable(reason).into());
             }
-            let turn = open.turn.clone();
-            open.uploads.complete(&row.uuid, metadata, digest, reread, turn).await?;
-        }
+        };
+        let placed = lock.during(self.put_into_place(open, digest, bytes, trusted)).await?;
         step("put: in place");
+        let (row, progress) = (&open.row, &open.progress);
         let (size, uncompressed) = (progress.byte_count, progress.uncompressed_byte_count);
-        let committed = db.commit_upload(row, digest, size, uncompressed, self.0.keep).await?;
+        let commit = db.commit_upload(row, digest, size, uncompressed, self.0.keep);
+        let committed = lock.during(commit).await?;
         step("put: committed");
         self.0.alone.forget(&row.uuid);
         match committed {
             Committed::Blob => {
-                if let Err(error) = open.uploads.tidy(&row.uuid, metadata).await {
+                if !lock.is_held() && !self.is_stored(open, digest).await? {
+                    db.withdraw_blob(row.repository_id, digest).await?;
+                    let reason = format!("{digest} was removed while it was committed");
+                    return Err(UploadError::Unavailable(reason).into());
+                }
+                let tidied = open.uploads.tidy(&row.uuid, &progress.storage_metadata).await;
+                if let Err(error) = tidied {
                     tracing::warn!(%error, upload = row.uuid, "its chunks are left to Quay's clean-up");
                 }
                 Ok(())
             }
-            Committed::Moved => Err(overtaken(db, open).await),
+            Committed::Moved => {
+                if placed == Placed::Ours && lock.is_held() {
+                    self.take_back(db, open, digest).await;
+                }
+                Err(overtaken(db, open).await)
+            }
+        }
+    }
+
+    /// The blob in its place, durable. What is there already is `trusted` where nobody can be about
+    /// to remove it.
+    async fn put_into_place(
+        &self,
+        open: &Open,
+        digest: &Digest,
+        bytes: Settled,
+        trusted: bool,
+    ) -> Result<Placed, PushError> {
+        let (uuid, metadata) = (&open.row.uuid, &open.progress.storage_metadata);
+        let in_place = matches!(bytes, Settled::InPlace);
+        if (trusted || in_place) && self.is_stored(open, digest).await? {
+            // Python does not wait for a disk.
+            open.uploads.flush_stored(digest).await?;
+            open.uploads.cancel(uuid, metadata).await?;
+            return Ok(Placed::Found);
+        }
+        let reread = match bytes {
+            Settled::Reread(reread) => Some(reread),
+            // Somebody may have written to it while we waited for the lock.
+            _ if !self.is_as_hashed(open).await? => {
+                let reason = format!("upload {uuid} changes while it is ended");
+                return Err(UploadError::Unavailable(reason).into());
+            }
+            _ => None,
+        };
+        open.uploads.complete(uuid, metadata, digest, reread, open.turn.clone()).await?;
+        Ok(Placed::Ours)
+    }
+
+    /// Removes what was put into place for an upload that was given up meanwhile, unless a row names
+    /// it: Quay's clean-up would not find it there.
+    async fn take_back(&self, db: Session<'_>, open: &Open, digest: &Digest) {
+        let removed = match db.known_blobs(&[digest.as_str()]).await {
+            Ok(known) if !known.is_empty() => return,
+            Ok(_) => open.uploads.remove(&BlobPath::content_address(digest)).await,
+            Err(error) => Err(UploadError::Unavailable(error.to_string())),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, %digest, "the bytes of an upload that was given up stay");
         }
     }
 

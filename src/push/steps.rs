@@ -17,8 +17,8 @@ pub const STEPS: [&str; 10] = [
 /// Those of manifests, pushed and deleted.
 pub const MANIFEST_STEPS: [&str; 3] = ["manifest: checked", "manifest: stored", "delete: done"];
 
-/// Ends the process here, as `kill -9` does, if `QUAY_SIDECAR_DIE_AT` names this step. Not in
-/// release builds.
+/// Ends the process here, as `kill -9` does, if `QUAY_SIDECAR_DIE_AT` names this step, or stops it
+/// until SIGCONT if `QUAY_SIDECAR_STOP_AT` does. Not in release builds.
 pub(super) fn step(name: &str) {
     let tested = STEPS.contains(&name) || MANIFEST_STEPS.contains(&name);
     debug_assert!(tested, "{name} is not among the steps that are tested");
@@ -29,12 +29,13 @@ pub(super) fn step(name: &str) {
 pub(crate) fn die_at(name: &str) {
     #[cfg(debug_assertions)]
     {
-        use std::sync::LazyLock;
-        static DIE_AT: LazyLock<Option<String>> =
-            LazyLock::new(|| std::env::var("QUAY_SIDECAR_DIE_AT").ok());
-        if DIE_AT.as_deref() == Some(name) {
-            let own = rustix::process::getpid();
-            let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        use rustix::process::{Signal, getpid, kill_process};
+        for (variable, signal) in
+            [("QUAY_SIDECAR_DIE_AT", Signal::KILL), ("QUAY_SIDECAR_STOP_AT", Signal::STOP)]
+        {
+            if std::env::var(variable).is_ok_and(|step| step == name) {
+                let _ = kill_process(getpid(), signal);
+            }
         }
     }
     #[cfg(not(debug_assertions))]

@@ -3,8 +3,11 @@
 //!
 //! Nothing is buffered: a chunk is read when the one before it has been taken.
 
+use std::cell::Cell;
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -21,6 +24,8 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use super::error::ApiError;
 use super::paths::RawTarget;
@@ -33,7 +38,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a client may be silent in the middle of its body, as nginx has it.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// How long Python may take to begin its answer: what Quay tells nginx.
+/// How long Python may take to begin its answer, from the last byte of the body that it has taken:
+/// what Quay tells nginx.
 const ANSWER: Duration = Duration::from_secs(2000);
 
 /// What belongs to one connection and not to the request (RFC 9110 §7.6.1). `Expect` has been
@@ -150,7 +156,8 @@ impl Python {
         request: &HttpRequest,
         payload: Payload,
     ) -> Result<hyper::Response<Incoming>, Box<dyn std::error::Error>> {
-        let outgoing = outgoing(behind_nginx, request, payload)?;
+        let moved = Rc::new(Cell::new(Instant::now()));
+        let outgoing = outgoing(behind_nginx, request, payload, moved.clone())?;
         let connected = tokio::time::timeout(CONNECT, async {
             match self {
                 Self::Unix(path) => {
@@ -168,7 +175,22 @@ impl Python {
                 tracing::debug!(%error, "connection to Python ended");
             }
         });
-        Ok(tokio::time::timeout(ANSWER, sender.send_request(outgoing)).await??)
+        Ok(while_it_moves(&moved, sender.send_request(outgoing)).await??)
+    }
+}
+
+/// When the last bytes of a body were handed on.
+type Moved = Rc<Cell<Instant>>;
+
+/// An answer that comes within [`ANSWER`] of that.
+async fn while_it_moves<T>(moved: &Moved, answer: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut answer = pin!(answer);
+    loop {
+        let last = moved.get();
+        match tokio::time::timeout_at(last + ANSWER, answer.as_mut()).await {
+            Err(_) if moved.get() > last => {}
+            ended => return ended,
+        }
     }
 }
 
@@ -179,6 +201,7 @@ fn outgoing(
     behind_nginx: bool,
     request: &HttpRequest,
     payload: Payload,
+    moved: Moved,
 ) -> Result<hyper::Request<Outgoing>, hyper::http::Error> {
     let target = request.extensions().get::<RawTarget>().map(|raw| raw.0.to_string());
     let target = target.unwrap_or_else(|| request.uri().to_string());
@@ -194,7 +217,7 @@ fn outgoing(
     }
     let body = match payload {
         Payload::None => Either::Left(Empty::new()),
-        payload => Either::Right(StreamBody::new(chunks(payload).boxed_local())),
+        payload => Either::Right(StreamBody::new(chunks(payload, moved).boxed_local())),
     };
     outgoing.header("connection", "close").body(body)
 }
@@ -204,12 +227,13 @@ fn passes(name: &str) -> bool {
 }
 
 /// What the client sends, for as long as it does.
-fn chunks(payload: Payload) -> impl Stream<Item = Chunk> {
-    stream::unfold(Some(payload), |payload| async move {
-        let mut payload = payload?;
+fn chunks(payload: Payload, moved: Moved) -> impl Stream<Item = Chunk> {
+    stream::unfold(Some((payload, moved)), |body| async move {
+        let (mut payload, moved) = body?;
+        moved.set(Instant::now());
         let other = |reason: &str| std::io::Error::other(reason.to_owned());
         match tokio::time::timeout(SILENCE, payload.next()).await {
-            Ok(Some(Ok(chunk))) => Some((Ok(Frame::data(chunk)), Some(payload))),
+            Ok(Some(Ok(chunk))) => Some((Ok(Frame::data(chunk)), Some((payload, moved)))),
             Ok(Some(Err(error))) => Some((Err(other(&error.to_string())), None)),
             Ok(None) => None,
             Err(_) => Some((Err(other("the client sent nothing for too long")), None)),
@@ -250,6 +274,25 @@ fn has_body(request: &HttpRequest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_from_the_last_byte_on() {
+        let moved = Moved::new(Cell::new(Instant::now()));
+        let (began, sender) = (Instant::now(), moved.clone());
+        let upload = async move {
+            for _ in 0..30 {
+                tokio::time::sleep(ANSWER / 10).await;
+                sender.set(Instant::now());
+            }
+            tokio::time::sleep(ANSWER / 2).await;
+        };
+        assert!(while_it_moves(&moved, upload).await.is_ok());
+        let silent = Instant::now();
+        assert!(silent - began > ANSWER * 3);
+        moved.set(silent);
+        assert!(while_it_moves(&moved, std::future::pending::<()>()).await.is_err());
+        assert!(silent.elapsed() < ANSWER * 2);
+    }
 
     #[test]
     fn addresses() {

@@ -203,6 +203,78 @@ async fn a_client_that_goes_away_in_mid_patch() {
     assert_sound(&world, &pusher, &blob).await;
 }
 
+/// Ends an upload of `blob` that stops before its rows are written, and does `meanwhile` then.
+async fn stopped_before_its_rows(
+    world: &World,
+    blob: &[u8],
+    meanwhile: impl AsyncFnOnce(&str),
+) -> StatusCode {
+    let stop = [("QUAY_SIDECAR_STOP_AT", "put: in place")];
+    let stopping = Registryd::start_with(&world.conf, &[], &stop);
+    let pusher = Pusher::new(&stopping, world);
+    let (uuid, digest) = (pusher.start().await, digest_of(blob));
+    pusher.patch(&uuid, blob.to_vec()).await;
+    let (end, ()) = tokio::join!(pusher.finish(&uuid, &digest, ""), async {
+        let stat = format!("/proc/{}/stat", stopping.pid());
+        until(|| std::fs::read_to_string(&stat).unwrap().contains(") T ")).await;
+        meanwhile(&uuid).await;
+        stopping.signal("CONT");
+    });
+    end.status()
+}
+
+/// Quay's clean-up would not find its bytes where they are by then.
+#[tokio::test]
+async fn an_upload_given_up_while_it_is_ended() {
+    let redis = Redis::start();
+    let mut world = World::with_own_storage();
+    world.configure("USER_EVENTS_REDIS", redis.map(0));
+    let registryd = world.registryd();
+    let pusher = Pusher::new(&registryd, &world);
+    let blob = b"nobody wants these bytes";
+    let place = world.blob_path(&digest_of(blob));
+    for wanted in [false, true] {
+        if wanted {
+            assert_eq!(pusher.in_halves(blob).await, StatusCode::CREATED);
+        }
+        let end = stopped_before_its_rows(&world, blob, async |uuid| {
+            assert!(place.exists());
+            let path = format!("blobs/uploads/{uuid}");
+            let given_up = pusher.send(Method::DELETE, &path, &[], "").await;
+            assert_eq!(given_up.status(), StatusCode::NO_CONTENT);
+        });
+        assert_eq!(end.await, StatusCode::NOT_FOUND);
+        assert_eq!(place.exists(), wanted);
+        assert_eq!(leftovers(&world), ("0".to_owned(), 0));
+    }
+    assert_sound(&world, &pusher, blob).await;
+}
+
+/// Quay's garbage collector, which saw no row of the blob: without Redis nothing keeps it waiting.
+#[tokio::test]
+async fn bytes_that_are_collected_before_their_rows_are_there() {
+    let redis = Redis::start();
+    let mut world = World::with_own_storage();
+    world.configure("USER_EVENTS_REDIS", redis.map(0));
+    drop(redis);
+    let registryd = world.registryd();
+    let pusher = Pusher::new(&registryd, &world);
+    let blob = b"collected";
+    let (digest, place) = (digest_of(blob), world.blob_path(&digest_of(blob)));
+    let end = stopped_before_its_rows(&world, blob, async |_| {
+        std::fs::remove_file(&place).unwrap();
+    });
+    assert_eq!(end.await, StatusCode::SERVICE_UNAVAILABLE);
+    // The client, which asks before it pushes, has to be told that it is missing.
+    assert_eq!(pusher.pull(&digest).await, Err(StatusCode::NOT_FOUND));
+    assert_eq!(pusher.in_halves(blob).await, StatusCode::CREATED);
+    assert_sound(&world, &pusher, blob).await;
+    // And what is there without a lock is not relied on.
+    std::fs::write(&place, b"COLLECTED").unwrap();
+    assert_eq!(pusher.in_halves(blob).await, StatusCode::CREATED);
+    assert!(pusher.pull(&digest).await.unwrap() == blob);
+}
+
 #[tokio::test]
 async fn an_upload_given_up_in_mid_patch() {
     let world = World::with_own_storage();

@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::local::{blocking, remove};
+use uuid::Uuid;
+
+use super::local::{blocking, copy_of, remove};
 use super::{UploadError, Uploads};
 use crate::blobs::BlobPath;
 use crate::oci::Digest;
@@ -24,8 +26,8 @@ pub struct OldFile<T> {
 pub enum UploadFile {
     /// An upload, by its uuid.
     Upload(String),
-    /// A copy that was made of one to commit it, which nobody goes on with.
-    Copy(String),
+    /// A copy that was made of one to commit it, which nobody goes on with: `<uuid>.<copy>.reread`.
+    Copy(String, Uuid),
 }
 
 impl Uploads {
@@ -71,8 +73,8 @@ impl Uploads {
     pub async fn remove_upload_file(&self, file: &UploadFile) -> Result<(), UploadError> {
         match (self, file) {
             (Self::Local(local), UploadFile::Upload(uuid)) => local.cancel(uuid).await,
-            (Self::Local(local), UploadFile::Copy(uuid)) => {
-                blocking(&local.upload(uuid)?.with_extension("reread"), remove).await
+            (Self::Local(local), UploadFile::Copy(uuid, copy)) => {
+                blocking(&copy_of(&local.upload(uuid)?, *copy), remove).await
             }
             (Self::Bucket(_), _) => Ok(()),
         }
@@ -82,13 +84,12 @@ impl Uploads {
 impl UploadFile {
     /// Anything else is not ours.
     fn named(name: &str) -> Option<Self> {
-        let (uuid, copy) = match name.strip_suffix(".reread") {
-            Some(uuid) => (uuid, true),
-            None => (name, false),
+        let uuid = |name: &str| BlobPath::upload(name).map(|_| name.to_owned());
+        let Some(copy) = name.strip_suffix(".reread") else {
+            return uuid(name).map(Self::Upload);
         };
-        BlobPath::upload(uuid)?;
-        let uuid = uuid.to_owned();
-        Some(if copy { Self::Copy(uuid) } else { Self::Upload(uuid) })
+        let (upload, copy) = copy.split_once('.')?;
+        Some(Self::Copy(uuid(upload)?, Uuid::try_parse(copy).ok()?))
     }
 }
 
@@ -127,8 +128,12 @@ mod tests {
         let uuid = "4e6ce8e8-2e1b-4723-9d15-9def4c2274e0";
         let name = |text: &str| UploadFile::named(text);
         assert_eq!(name(uuid), Some(UploadFile::Upload(uuid.to_owned())));
-        assert_eq!(name(&format!("{uuid}.reread")), Some(UploadFile::Copy(uuid.to_owned())));
-        for other in ["", "notes.txt", ".reread", "lost+found", "4e6ce8e8"] {
+        let copy = Uuid::new_v4();
+        let file = copy_of(Path::new(uuid), copy);
+        let copy = UploadFile::Copy(uuid.to_owned(), copy);
+        assert_eq!(name(file.to_str().unwrap()), Some(copy));
+        let nameless = format!("{uuid}.reread");
+        for other in ["", "notes.txt", ".reread", &nameless, "lost+found", "4e6ce8e8"] {
             assert_eq!(name(other), None, "{other}");
         }
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
 use crate::blobs::BlobPath;
@@ -154,6 +155,15 @@ impl LocalUploads {
     pub(super) async fn flush(&self, uuid: &str) -> Result<(), UploadError> {
         let path = self.upload(uuid)?;
         blocking(&path, |path| File::open(path)?.sync_all()).await
+    }
+
+    pub(super) async fn flush_stored(&self, digest: &Digest) -> Result<(), UploadError> {
+        let path = BlobPath::content_address(digest).below(&self.0);
+        blocking(&path, |path| {
+            File::open(path)?.sync_all()?;
+            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        })
+        .await
     }
 
     pub(super) async fn stored(&self, digest: &Digest) -> Result<Option<u64>, UploadError> {
@@ -329,6 +339,11 @@ impl FileStamp {
     }
 }
 
+/// Where the file system has no files without a name.
+pub(super) fn copy_of(upload: &Path, copy: Uuid) -> PathBuf {
+    upload.with_extension(format!("{}.reread", copy.simple()))
+}
+
 impl LocalCopy {
     /// Without a name, so that nothing is left of it after a crash, where the file system can.
     fn beside(upload: &Path) -> io::Result<Self> {
@@ -336,12 +351,15 @@ impl LocalCopy {
         let mode = Mode::from_raw_mode(0o644);
         match open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
             Ok(file) => Ok(Self { file: file.into(), named: None }),
-            Err(_) => {
-                let named = upload.with_extension("reread");
-                let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
-                Ok(Self { file: options.open(&named)?, named: Some(named) })
-            }
+            Err(_) => Self::named(upload),
         }
+    }
+
+    /// One to each request: several processes may read one upload again.
+    fn named(upload: &Path) -> io::Result<Self> {
+        let named = copy_of(upload, Uuid::new_v4());
+        let file = OpenOptions::new().write(true).create_new(true).open(&named)?;
+        Ok(Self { file, named: Some(named) })
     }
 
     /// Under the name of the blob, durable.
@@ -462,6 +480,19 @@ mod tests {
                 assert_eq!((appended.written, appended.shared), (8, shared), "{number} {last}");
             }
         }
+    }
+
+    #[test]
+    fn copies_with_names_are_apart() {
+        let storage = tempfile::tempdir().unwrap();
+        let (upload, place) = (storage.path().join("upload"), storage.path().join("blob"));
+        let [given_up, copy] = [(); 2].map(|()| LocalCopy::named(&upload).unwrap());
+        given_up.file.write_all_at(b"other bytes", 0).unwrap();
+        copy.file.write_all_at(b"bytes", 0).unwrap();
+        drop(given_up);
+        copy.put(&place).unwrap();
+        assert_eq!(fs::read(&place).unwrap(), b"bytes");
+        assert_eq!(fs::read_dir(storage.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -158,6 +158,14 @@ impl Uploads {
         }
     }
 
+    /// Makes a blob durable that is in its place, whoever has put it there.
+    pub async fn flush_stored(&self, digest: &Digest) -> Result<(), UploadError> {
+        match self {
+            Self::Local(local) => local.flush_stored(digest).await,
+            Self::Bucket(_) => Ok(()),
+        }
+    }
+
     /// The length of the blob, if it is in its place.
     pub async fn stored(&self, digest: &Digest) -> Result<Option<u64>, UploadError> {
         match self {
