@@ -17,14 +17,15 @@ use crate::oci::Span;
 use crate::rounds::Rounds;
 
 /// Bytes read at a time for one client.
-const CHUNK: RangeInclusive<usize> = 8 * 1024..=64 * 1024;
+const CHUNK: RangeInclusive<usize> = 16 * 1024..=64 * 1024;
 
 /// Bytes read at a time for all clients together: many of them get smaller chunks, so that a
 /// thousand slow ones cost little memory.
-const ALL_CHUNKS: usize = 8 * 1024 * 1024;
+const ALL_CHUNKS: usize = 4 * 1024 * 1024;
 
-/// Blobs being read in this process.
-static READING: AtomicUsize = AtomicUsize::new(0);
+/// Clients of this process, also those that ask for nothing now: their connections keep the room
+/// that the largest chunk took.
+static CONNECTED: AtomicUsize = AtomicUsize::new(0);
 
 /// A blob that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -105,13 +106,13 @@ impl LocalBlob {
     /// an error, never in a short answer that looks complete.
     pub fn read(self, span: Span) -> impl Stream<Item = io::Result<Bytes>> {
         let end = span.offset + span.length;
-        let start = (Arc::new(self.file), span.offset, BytesMut::new(), Reading::begin());
-        stream::try_unfold(start, move |(file, offset, mut buffer, reading)| async move {
+        let start = (Arc::new(self.file), span.offset, BytesMut::new());
+        stream::try_unfold(start, move |(file, offset, mut buffer)| async move {
             if offset == end {
                 return Ok(None);
             }
             let reader = file.clone();
-            let wanted = (end - offset).min(reading.chunk() as u64) as usize;
+            let wanted = (end - offset).min(chunk() as u64) as usize;
             // Room is made on this thread, in the chunk before if that is sent: buffers that many
             // threads allocate are memory that none of them gives back.
             buffer.reserve(wanted);
@@ -123,30 +124,32 @@ impl LocalBlob {
             let mut buffer = filled.await?;
             let chunk = buffer.split().freeze();
             let next = offset + chunk.len() as u64;
-            Ok(Some((chunk, (file, next, buffer, reading))))
+            Ok(Some((chunk, (file, next, buffer))))
         })
     }
 }
 
-/// Counts a blob while it is being read.
-struct Reading;
+/// Counts a client for as long as it is connected.
+#[derive(Debug)]
+pub struct Connected;
 
-impl Reading {
-    fn begin() -> Self {
-        READING.fetch_add(1, Ordering::Relaxed);
+impl Connected {
+    /// One more.
+    pub fn begin() -> Self {
+        CONNECTED.fetch_add(1, Ordering::Relaxed);
         Self
-    }
-
-    fn chunk(&self) -> usize {
-        let share = ALL_CHUNKS / READING.load(Ordering::Relaxed).max(1);
-        share.clamp(*CHUNK.start(), *CHUNK.end())
     }
 }
 
-impl Drop for Reading {
+impl Drop for Connected {
     fn drop(&mut self) {
-        READING.fetch_sub(1, Ordering::Relaxed);
+        CONNECTED.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn chunk() -> usize {
+    let share = ALL_CHUNKS / CONNECTED.load(Ordering::Relaxed).max(1);
+    share.clamp(*CHUNK.start(), *CHUNK.end())
 }
 
 async fn blocking<T: Send + 'static>(

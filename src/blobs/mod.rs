@@ -10,7 +10,7 @@ mod uploads;
 
 use std::path::Path;
 
-pub use local::{LocalBlob, LocalError, Looks};
+pub use local::{Connected, LocalBlob, LocalError, Looks};
 pub use path::BlobPath;
 pub use s3::{BucketAppender, BucketUploads, Patience, presigned};
 pub use sha_state::{ResumableSha256, StateError};

@@ -25,7 +25,7 @@ use crate::audit::{Audit, Batcher};
 use crate::auth::{
     Authorizer, FieldKey, InstanceKey, Logins, PageTokens, ScopeParser, VerificationKeys, Verifier,
 };
-use crate::blobs::{Looks, Storage};
+use crate::blobs::{Connected, Looks, Storage};
 use crate::bundle::{Blobs, RunFolder};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
@@ -340,6 +340,7 @@ fn registry_server(
     .workers(parts.workers)
     .worker_max_blocking_threads(BLOCKING_THREADS)
     .h1_write_buffer_size(WRITE_BUFFER)
+    .on_connect(|_, connection| drop(connection.insert(Connected::begin())))
     .max_connections(sidecar.max_connections.div_ceil(parts.workers))
     .backlog(BACKLOG)
     .client_request_timeout(HEAD_TIMEOUT)
