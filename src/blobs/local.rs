@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,6 +12,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use futures_util::stream;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx,
+};
 
 use crate::oci::Span;
 use crate::rounds::Rounds;
@@ -74,6 +77,10 @@ const LOOK: Duration = Duration::from_secs(2);
 impl Looks {
     /// Those who look at the same file at the same time look at it together.
     pub async fn look(&self, path: PathBuf, expected: Option<u64>) -> Looked {
+        let known = length_at_hand(&path);
+        if known.is_some_and(|known| expected.is_none_or(|expected| expected == known)) {
+            return Ok(());
+        }
         let file = path.clone();
         let look = async move {
             let opened = LocalBlob::open(file, expected).await;
@@ -152,6 +159,17 @@ fn chunk() -> usize {
     share.clamp(*CHUNK.start(), *CHUNK.end())
 }
 
+/// The length of a file whose place the system has in memory: asking waits for no disk and no network
+/// (openat2(2), Linux 5.12). `None` says nothing about the file.
+fn length_at_hand(path: &Path) -> Option<u64> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let place = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = statx(&place, "", flags, StatxFlags::TYPE | StatxFlags::SIZE).ok()?;
+    (FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile)
+        .then_some(found.stx_size)
+}
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -182,6 +200,22 @@ mod tests {
         read(200_000, Span { offset: 0, length: 200_000 }).await;
         read(200_000, Span { offset: 65_535, length: 65_537 }).await;
         read(65_536, Span { offset: 65_535, length: 1 }).await;
+    }
+
+    #[tokio::test]
+    async fn looks_see_what_is_there_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let (looks, path) = (Looks::default(), folder.path().join("blob"));
+        let look = |expected| looks.look(path.clone(), expected);
+        assert!(matches!(*look(None).await.unwrap_err(), LocalError::Missing(_)));
+        std::fs::write(&path, [0; 100]).unwrap();
+        look(None).await.unwrap();
+        look(Some(100)).await.unwrap();
+        assert!(matches!(*look(Some(99)).await.unwrap_err(), LocalError::Damaged { .. }));
+        std::fs::write(&path, [0; 99]).unwrap();
+        look(Some(99)).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(*look(Some(99)).await.unwrap_err(), LocalError::Missing(_)));
     }
 
     #[tokio::test]
