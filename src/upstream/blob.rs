@@ -105,6 +105,8 @@ struct Download {
     at: u64,
     body: Option<Body>,
     tries: Tries,
+    /// How the try before this one ended.
+    last: Option<String>,
     /// How long was waited for it, and how much came.
     waited: Duration,
     received: u64,
@@ -121,8 +123,8 @@ impl Download {
         let ask = source.ask(Kind::Blob, Method::GET, &format!("blob {digest}"));
         let path = source.path(&format!("blobs/{digest}"));
         let tries = Tries::new(source.options().patience);
-        let (waited, received) = (Duration::ZERO, 0);
-        Self { source, ask, path, size, at: from, body: None, tries, waited, received }
+        let (last, waited, received) = (None, Duration::ZERO, 0);
+        Self { source, ask, path, size, at: from, body: None, tries, last, waited, received }
     }
 
     /// Opens it, if anything of it is wanted.
@@ -130,7 +132,7 @@ impl Download {
         let began = Instant::now();
         let opened = match timeout(self.left(), self.open_patiently()).await {
             Ok(opened) => opened,
-            Err(_) => Err(self.source.too_slow()),
+            Err(_) => Err(self.source.too_slow(self.last.as_deref())),
         };
         self.waited += began.elapsed();
         opened
@@ -142,7 +144,7 @@ impl Download {
         let began = Instant::now();
         let next = match timeout(self.left(), self.next_patiently()).await {
             Ok(next) => next,
-            Err(_) => Err(self.source.too_slow()),
+            Err(_) => Err(self.source.too_slow(self.last.as_deref())),
         };
         self.waited += began.elapsed();
         next
@@ -186,6 +188,7 @@ impl Download {
         let deadline = Instant::now() + self.left();
         let Some(pause) = self.tries.again(&error, deadline) else { return Err(error) };
         self.source.retry(&error);
+        self.last = Some(error.to_string());
         sleep(pause).await;
         Ok(())
     }

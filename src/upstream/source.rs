@@ -1,7 +1,7 @@
 //! A repository of another registry: opens it, and sends what is asked of it until it is answered,
 //! for a bounded number of times and a bounded time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
@@ -71,8 +71,24 @@ impl Source {
     where
         F: Future<Output = Result<T, UpstreamError>>,
     {
-        let trying = self.client().retrying(self.options().operation_timeout, attempt);
-        self.in_time(trying).await
+        // Told where the time ends in the middle of another try.
+        let last = Mutex::new(None);
+        let noting = || {
+            let attempt = attempt();
+            async {
+                let tried = attempt.await;
+                if let Err(error) = &tried {
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                }
+                tried
+            }
+        };
+        let limit = self.options().operation_timeout;
+        let tried = timeout(limit, self.client().retrying(limit, noting)).await;
+        tried.unwrap_or_else(|_| {
+            let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Err(self.too_slow(last.as_deref()))
+        })
     }
 
     /// Something of several requests, in the time for one operation.
@@ -81,7 +97,7 @@ impl Source {
         work: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
         let outcome = timeout(self.options().operation_timeout, work).await;
-        outcome.unwrap_or_else(|_| Err(self.too_slow()))
+        outcome.unwrap_or_else(|_| Err(self.too_slow(None)))
     }
 
     /// Notes that something is tried again.
@@ -90,11 +106,14 @@ impl Source {
         tracing::debug!(%error, "another try");
     }
 
-    /// The time for an operation is over.
-    pub(super) fn too_slow(&self) -> UpstreamError {
+    /// The time for an operation is over. `last` is how the try before ended, if there was one.
+    pub(super) fn too_slow(&self, last: Option<&str>) -> UpstreamError {
         let seconds = self.options().operation_timeout.as_secs_f32();
         let name = self.name();
-        let reason = format!("not done within {seconds} seconds, all tries together");
+        let mut reason = format!("not done within {seconds} seconds, all tries together");
+        if let Some(last) = last {
+            reason = format!("{reason}; before that: {last}");
+        }
         UpstreamError::new(Fault::Timeout, name.authority(), name.path(), reason)
             .remedy("allow the mirror more time (skopeo_timeout)")
     }

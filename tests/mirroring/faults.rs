@@ -82,6 +82,11 @@ fn faults_that_stay() {
     let away = Fault::Answer("307 Temporary Redirect", metadata, "");
     fails("away", blob("away"), away, "SSRF_ALLOWED_HOSTS");
     failing.insert("lost", "404");
+    for (tag, mark) in [("silent", blob("silent")), ("quiet", head("quiet"))] {
+        wire.fail(&mark, 1, Fault::Answer("503 Out for lunch", "", ""));
+        wire.fail(&mark, usize::MAX, Fault::Stall(0));
+        failing.insert(tag, "all tries together; before that: ");
+    }
     for tag in failing.keys().chain(&["good"]) {
         mirrored.source.push(tag, &image(tag));
     }
