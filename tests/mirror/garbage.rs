@@ -165,7 +165,7 @@ async fn what_nothing_refers_to_goes() {
     let hex = lost.strip_prefix("sha256:").unwrap();
     for (path, bytes) in [
         (uploads.join(&stray), "x"),
-        (uploads.join(format!("{stray}.reread")), "x"),
+        (uploads.join(format!("{stray}.{}.reread", uuid::Uuid::new_v4().simple())), "x"),
         (own.path(&format!("storage/sha256/{}/{hex}", &hex[..2])), "lost"),
     ] {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
