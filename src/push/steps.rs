@@ -17,26 +17,28 @@ pub const STEPS: [&str; 10] = [
 /// Those of manifests, pushed and deleted.
 pub const MANIFEST_STEPS: [&str; 3] = ["manifest: checked", "manifest: stored", "delete: done"];
 
-/// Ends the process here, as `kill -9` does, if `QUAY_SIDECAR_DIE_AT` names this step, or stops it
-/// until SIGCONT if `QUAY_SIDECAR_STOP_AT` does. Not in release builds.
+/// Ends the process here, as `kill -9` does, if `QUAY_SIDECAR_DIE_AT` names this step. Waits here if
+/// `QUAY_SIDECAR_WAIT_AT` is `<step>=<FIFO>`, as long as somebody has that FIFO open. Not in release
+/// builds.
 pub(super) fn step(name: &str) {
     let tested = STEPS.contains(&name) || MANIFEST_STEPS.contains(&name);
     debug_assert!(tested, "{name} is not among the steps that are tested");
     die_at(name);
+    #[cfg(debug_assertions)]
+    if let Ok(wait) = std::env::var("QUAY_SIDECAR_WAIT_AT")
+        && let Some((step, fifo)) = wait.split_once('=')
+        && step == name
+    {
+        let _ = std::fs::read(fifo);
+    }
 }
 
-/// The same for steps of others, who know which of theirs are tested.
+/// The same end for steps of others, who know which of theirs are tested.
 pub(crate) fn die_at(name: &str) {
     #[cfg(debug_assertions)]
-    {
+    if std::env::var("QUAY_SIDECAR_DIE_AT").is_ok_and(|step| step == name) {
         use rustix::process::{Signal, getpid, kill_process};
-        for (variable, signal) in
-            [("QUAY_SIDECAR_DIE_AT", Signal::KILL), ("QUAY_SIDECAR_STOP_AT", Signal::STOP)]
-        {
-            if std::env::var(variable).is_ok_and(|step| step == name) {
-                let _ = kill_process(getpid(), signal);
-            }
-        }
+        let _ = kill_process(getpid(), Signal::KILL);
     }
     #[cfg(not(debug_assertions))]
     let _ = name;

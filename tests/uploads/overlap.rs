@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use redis::Commands as _;
 use reqwest::{Method, StatusCode};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
 use tokio::sync::mpsc;
 
 use super::sound::{assert_resumable, assert_sound};
@@ -203,23 +204,31 @@ async fn a_client_that_goes_away_in_mid_patch() {
     assert_sound(&world, &pusher, &blob).await;
 }
 
-/// Ends an upload of `blob` that stops before its rows are written, and does `meanwhile` then.
-async fn stopped_before_its_rows(
+/// Ends an upload of `blob` that waits before its rows are written, and does `meanwhile` then.
+async fn held_before_its_rows(
     world: &World,
     blob: &[u8],
     meanwhile: impl AsyncFnOnce(&str),
 ) -> StatusCode {
-    let stop = [("QUAY_SIDECAR_STOP_AT", "put: in place")];
-    let stopping = Registryd::start_with(&world.conf, &[], &stop);
-    let pusher = Pusher::new(&stopping, world);
+    let fifo = world.storage.join("held");
+    mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+    let wait = format!("put: in place={}", fifo.display());
+    let held = Registryd::start_with(&world.conf, &[], &[("QUAY_SIDECAR_WAIT_AT", &wait)]);
+    let pusher = Pusher::new(&held, world);
     let (uuid, digest) = (pusher.start().await, digest_of(blob));
     pusher.patch(&uuid, blob.to_vec()).await;
     let (end, ()) = tokio::join!(pusher.finish(&uuid, &digest, ""), async {
-        let stat = format!("/proc/{}/stat", stopping.pid());
-        until(|| std::fs::read_to_string(&stat).unwrap().contains(") T ")).await;
+        let mut hold = None;
+        until(|| {
+            // Without a reader there is nothing to open.
+            hold = open(&fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok();
+            hold.is_some()
+        })
+        .await;
         meanwhile(&uuid).await;
-        stopping.signal("CONT");
+        drop(hold);
     });
+    std::fs::remove_file(&fifo).unwrap();
     end.status()
 }
 
@@ -237,7 +246,7 @@ async fn an_upload_given_up_while_it_is_ended() {
         if wanted {
             assert_eq!(pusher.in_halves(blob).await, StatusCode::CREATED);
         }
-        let end = stopped_before_its_rows(&world, blob, async |uuid| {
+        let end = held_before_its_rows(&world, blob, async |uuid| {
             assert!(place.exists());
             let path = format!("blobs/uploads/{uuid}");
             let given_up = pusher.send(Method::DELETE, &path, &[], "").await;
@@ -261,7 +270,7 @@ async fn bytes_that_are_collected_before_their_rows_are_there() {
     let pusher = Pusher::new(&registryd, &world);
     let blob = b"collected";
     let (digest, place) = (digest_of(blob), world.blob_path(&digest_of(blob)));
-    let end = stopped_before_its_rows(&world, blob, async |_| {
+    let end = held_before_its_rows(&world, blob, async |_| {
         std::fs::remove_file(&place).unwrap();
     });
     assert_eq!(end.await, StatusCode::SERVICE_UNAVAILABLE);
