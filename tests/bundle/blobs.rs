@@ -165,6 +165,28 @@ fn what_nginx_cannot_open_is_streamed() {
     }
 }
 
+/// nginx keeps files open that are asked for often, for a second.
+#[test]
+fn a_blob_that_is_replaced_or_removed_is_noticed() {
+    let served = Served::new(Variant::default());
+    let (port, accel) = (served.quay.port, served.at(&served.path));
+    let file = served.quay.root().join("storage").join(&served.path);
+    let get = || send(port, "GET", BLOB, &[(ACCEL, &accel)]);
+    assert!(get().body == served.content);
+    let restored = file.with_extension("restored");
+    fs::write(&restored, "the restored blob").unwrap();
+    fs::rename(&restored, &file).unwrap();
+    eventually(
+        || (get().text() == "the restored blob").then_some(()),
+        || "the old blob".to_owned(),
+    );
+    fs::remove_file(&file).unwrap();
+    eventually(
+        || get().text().contains("streamed=true").then_some(()),
+        || "the removed blob".to_owned(),
+    );
+}
+
 /// Headers of the TLS servers, and HEAD and Range over HTTP/2, with curl.
 #[test]
 fn over_tls_and_http_2() {
