@@ -67,6 +67,11 @@ impl Uncompressed {
         }
     }
 
+    /// Whether more bytes make no difference: it has ended, or is not compressed.
+    pub fn is_over(&self) -> bool {
+        matches!(self.stream, Stream::Ended(_) | Stream::Unknown)
+    }
+
     /// The length, as far as it came; `None` for what is not compressed.
     pub fn finish(mut self) -> Option<u64> {
         let sound = match &mut self.stream {

@@ -367,22 +367,28 @@ impl Stage {
 }
 
 impl Sink {
-    /// Hashes and stores at the same time.
+    /// Hashes and stores, and counts beside that: inflating takes longer than both together.
     async fn take(self, batch: Vec<Bytes>) -> Result<Self, UploadError> {
-        let Self { mut appender, mut hash, mut uncompressed } = self;
-        let pieces = batch.clone();
-        let hashed = tokio::task::spawn_blocking(move || {
-            for piece in &pieces {
-                hash.update(piece);
-                uncompressed.iter_mut().for_each(|counted| counted.update(piece));
-            }
-            (hash, uncompressed)
-        });
-        let (stored, hashed) = tokio::join!(appender.write(batch), hashed);
-        stored?;
-        let (hash, uncompressed) = hashed.map_err(panicked)?;
+        let Self { mut appender, hash, uncompressed } = self;
+        let counted = count(uncompressed, batch.clone());
+        let (hash, uncompressed) = tokio::try_join!(appender.write(batch, hash), counted)?;
         Ok(Self { appender, hash, uncompressed })
     }
+}
+
+async fn count(
+    uncompressed: Option<Uncompressed>,
+    batch: Vec<Bytes>,
+) -> Result<Option<Uncompressed>, UploadError> {
+    let Some(mut counting) = uncompressed else { return Ok(None) };
+    if counting.is_over() {
+        return Ok(Some(counting));
+    }
+    let counted = tokio::task::spawn_blocking(move || {
+        batch.iter().for_each(|piece| counting.update(piece));
+        counting
+    });
+    counted.await.map(Some).map_err(panicked)
 }
 
 fn panicked(error: JoinError) -> UploadError {

@@ -13,8 +13,9 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::room::Room;
 use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
-use crate::blobs::BlobPath;
+use crate::blobs::{BlobPath, ResumableSha256};
 use crate::oci::Digest;
 
 /// How long a request waits for the one before it: a client that has gone away is noticed within
@@ -39,6 +40,7 @@ pub struct LocalAppender {
     opened: FileStamp,
     start: u64,
     end: u64,
+    room: Room,
     /// As our last write has left it.
     left: FileStamp,
     /// Whether anybody else has written to it since it was opened, or could have unseen.
@@ -115,8 +117,8 @@ impl LocalUploads {
             let reason = format!("{} has {found} of {byte_count} bytes", path.display());
             return Err(UploadError::Invalid(reason));
         }
-        let (start, left, shared) = (byte_count, opened, !locks);
-        Ok(LocalAppender { file, opened, start, end: start, left, shared })
+        let (start, room, left, shared) = (byte_count, Room::default(), opened, !locks);
+        Ok(LocalAppender { file, opened, start, end: start, room, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -259,35 +261,47 @@ impl LocalAppender {
         self.file.clone()
     }
 
-    pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
+    /// One thread hashes what it has just written, and has at hand. The disk is written to by the
+    /// kernel meanwhile.
+    pub(super) async fn write(
+        &mut self,
+        chunks: Vec<Bytes>,
+        mut hash: ResumableSha256,
+    ) -> Result<ResumableSha256, UploadError> {
         // What lies beyond the end is what a failed request has left.
         let truncate = self.end == self.start && self.opened.length > self.start;
         let (file, start, from, left) = (self.file.clone(), self.start, self.end, self.left);
-        let (end, left, shared) = blocking(Path::new("upload"), move |_| {
+        let mut room = self.room;
+        let (end, room, left, shared, hash) = blocking(Path::new("upload"), move |_| {
             let mut shared = FileStamp::of(&file)? != left;
             if truncate {
                 file.set_len(start)?;
             }
+            room.take(&file, start, from, chunks.iter().map(|chunk| chunk.len() as u64).sum());
             let end = write_all_at(&file, &chunks, from).inspect_err(|_| {
                 // What did not fit takes no room from others.
                 let _ = file.set_len(start);
             })?;
             shared |= file.metadata()?.len() != end;
             touch(&file);
-            Ok((end, FileStamp::of(&file)?, shared))
+            let left = FileStamp::of(&file)?;
+            chunks.iter().for_each(|chunk| hash.update(chunk));
+            Ok((end, room, left, shared, hash))
         })
         .await?;
-        (self.end, self.left, self.shared) = (end, left, self.shared || shared);
-        Ok(())
+        (self.end, self.room, self.left) = (end, room, left);
+        self.shared |= shared;
+        Ok(hash)
     }
 
     pub(super) async fn finish(self) -> Result<Appended, UploadError> {
-        let (file, end, left) = (self.file, self.end, self.left);
+        let (file, end, room, left) = (self.file, self.end, self.room, self.left);
         let done = blocking(Path::new("upload"), move |_| {
             let shared = FileStamp::of(&file)? != left;
             if file.metadata()?.len() > end {
                 file.set_len(end)?;
             }
+            room.give_back(&file, end)?;
             touch(&file);
             Ok((FileStamp::of(&file)?, shared))
         });
@@ -471,15 +485,33 @@ mod tests {
                 let python = OpenOptions::new().write(true).open(uploads.upload(&uuid).unwrap());
                 let python = python.unwrap();
                 let mut appender = uploads.append(&uuid, 0).await.unwrap();
-                appender.write(piece()).await.unwrap();
+                appender.write(piece(), ResumableSha256::default()).await.unwrap();
                 let meddle = || python.write_all_at(bytes, at).unwrap();
                 (!last).then(meddle);
-                appender.write(piece()).await.unwrap();
+                appender.write(piece(), ResumableSha256::default()).await.unwrap();
                 last.then(meddle);
                 let appended = appender.finish().await.unwrap();
                 assert_eq!((appended.written, appended.shared), (8, shared), "{number} {last}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn an_upload_ends_with_no_more_room_than_it_needs() {
+        let storage = tempfile::tempdir().unwrap();
+        let (uploads, uuid) = (LocalUploads::new(storage.path()), Uuid::new_v4().to_string());
+        uploads.begin(&uuid).await.unwrap();
+        let mut appender = uploads.append(&uuid, 0).await.unwrap();
+        let mut hash = ResumableSha256::default();
+        for _ in 0..5 {
+            hash = appender.write(vec![vec![1; 1 << 20].into()], hash).await.unwrap();
+        }
+        let file = appender.locked();
+        let on_disk = || file.metadata().unwrap().blocks() * 512;
+        let taken = on_disk();
+        assert_eq!(appender.finish().await.unwrap().written, 5 << 20);
+        assert_eq!(hash.hashed(), 5 << 20);
+        assert!((5 << 20..6 << 20).contains(&on_disk()), "{} of {taken}", on_disk());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod leftovers;
 mod local;
+mod room;
 
 use std::fs::File;
 use std::io;
@@ -17,7 +18,7 @@ pub use leftovers::{OldFile, UploadFile};
 pub use local::LocalUploads;
 use local::{LocalAppender, LocalCopy};
 
-use super::{BlobPath, BucketAppender, BucketUploads, UploadError};
+use super::{BlobPath, BucketAppender, BucketUploads, ResumableSha256, UploadError};
 use crate::config::Location;
 use crate::oci::Digest;
 
@@ -242,12 +243,24 @@ impl Appender {
         }
     }
 
-    /// Adds bytes; returns when they were taken.
-    pub async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
-        match self {
-            Self::Local(local) => local.write(chunks).await,
-            Self::Bucket(bucket) => bucket.write(chunks).await,
-        }
+    /// Adds bytes, and hashes them; returns when they were taken.
+    pub async fn write(
+        &mut self,
+        chunks: Vec<Bytes>,
+        mut hash: ResumableSha256,
+    ) -> Result<ResumableSha256, UploadError> {
+        let bucket = match self {
+            Self::Local(local) => return local.write(chunks, hash).await,
+            Self::Bucket(bucket) => bucket,
+        };
+        let pieces = chunks.clone();
+        let hashed = tokio::task::spawn_blocking(move || {
+            pieces.iter().for_each(|piece| hash.update(piece));
+            hash
+        });
+        let (stored, hashed) = tokio::join!(bucket.write(chunks), hashed);
+        stored?;
+        hashed.map_err(|error| UploadError::Unavailable(error.to_string()))
     }
 
     /// Ends the request's part.
