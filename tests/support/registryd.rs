@@ -155,7 +155,8 @@ impl Registryd {
                 found == name && labels.iter().all(|label| having.contains(label))
             })
             .map(|(_, value)| value.parse::<f64>().expect("a number"))
-            .sum()
+            // Not `sum`, which is -0 for none.
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// Resident memory in bytes, now and at its highest.
