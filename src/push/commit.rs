@@ -79,7 +79,9 @@ impl Pushes {
     async fn settle(&self, open: &Open, digest: &Digest) -> Result<Settled, PushError> {
         let (uuid, metadata) = (&open.row.uuid, &open.progress.storage_metadata);
         if self.is_as_hashed(open).await? {
-            open.uploads.flush(uuid).await?;
+            let flushed = open.uploads.flush(uuid).await;
+            // The kernel tells of bytes that a disk did not take once: the next end reads them again.
+            flushed.inspect_err(|_| self.0.alone.forget(uuid))?;
             return Ok(Settled::AsHashed);
         }
         self.0.metrics.uploads_read_again.inc();

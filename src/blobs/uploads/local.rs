@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::flushing::Flushing;
 use super::room::Room;
 use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
 use crate::blobs::{BlobPath, ResumableSha256};
@@ -41,6 +42,7 @@ pub struct LocalAppender {
     start: u64,
     end: u64,
     room: Room,
+    flushing: Flushing,
     /// As our last write has left it.
     left: FileStamp,
     /// Whether anybody else has written to it since it was opened, or could have unseen.
@@ -117,8 +119,9 @@ impl LocalUploads {
             let reason = format!("{} has {found} of {byte_count} bytes", path.display());
             return Err(UploadError::Invalid(reason));
         }
-        let (start, room, left, shared) = (byte_count, Room::default(), opened, !locks);
-        Ok(LocalAppender { file, opened, start, end: start, room, left, shared })
+        let (start, left, shared) = (byte_count, opened, !locks);
+        let (room, flushing) = (Room::default(), Flushing::new(path, start));
+        Ok(LocalAppender { file, opened, start, end: start, room, flushing, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -261,8 +264,7 @@ impl LocalAppender {
         self.file.clone()
     }
 
-    /// One thread hashes what it has just written, and has at hand. The disk is written to by the
-    /// kernel meanwhile.
+    /// One thread hashes what it has just written, and has at hand: the disk is busy meanwhile.
     pub(super) async fn write(
         &mut self,
         chunks: Vec<Bytes>,
@@ -291,10 +293,12 @@ impl LocalAppender {
         .await?;
         (self.end, self.room, self.left) = (end, room, left);
         self.shared |= shared;
+        self.flushing.go_on(end).await?;
         Ok(hash)
     }
 
-    pub(super) async fn finish(self) -> Result<Appended, UploadError> {
+    pub(super) async fn finish(mut self) -> Result<Appended, UploadError> {
+        self.flushing.settle().await?;
         let (file, end, room, left) = (self.file, self.end, self.room, self.left);
         let done = blocking(Path::new("upload"), move |_| {
             let shared = FileStamp::of(&file)? != left;

@@ -1,6 +1,7 @@
 //! The bytes of uploads, where Quay's drivers keep them: either runtime goes on with what the other
 //! has begun (contract §5.4).
 
+mod flushing;
 mod leftovers;
 mod local;
 mod room;
