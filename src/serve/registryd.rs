@@ -139,13 +139,16 @@ pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
     systemd::ready();
     let beat = tokio::spawn(systemd::beat(async move || systemd::answers(&seen).await));
     let in_flight = parts.shared.in_flight.clone();
-    tokio::select! {
-        name = stop_signal() => tracing::info!(signal = name?, "draining"),
+    let signal = tokio::select! {
+        name = stop_signal() => name?,
         Some(ended) = running.join_next() => {
             ended.map_err(std::io::Error::other)??;
             return Err(ServeError::Setting("a listener ended by itself".to_owned()));
         }
-    }
+    };
+    // Readiness goes first: whoever reads that we drain finds us not ready.
+    in_flight.drain();
+    tracing::info!(signal, "draining");
     if let Some((stop, _)) = &collecting {
         stop.send_replace(true);
     }
@@ -428,15 +431,14 @@ pub(super) async fn stop_signal() -> Result<&'static str, std::io::Error> {
     })
 }
 
-/// Readiness goes first, then the listeners; then the requests in flight finish, bodies included.
-/// Returns how many had not at the deadline.
+/// The listeners go; then the requests in flight finish, bodies included. Returns how many had not
+/// at the deadline.
 async fn drain_requests(
     in_flight: &InFlight,
     servers: &[ServerHandle],
     listeners: Vec<Closer>,
     limit: Duration,
 ) -> i64 {
-    in_flight.drain();
     for server in servers {
         server.pause().await;
     }
