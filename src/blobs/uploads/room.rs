@@ -48,8 +48,7 @@ mod tests {
 
     #[test]
     fn room_is_taken_ahead_and_given_back() {
-        let (probe, file) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let can = fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, MIB).is_ok();
+        let file = tempfile::tempfile().unwrap();
         let on_disk = || file.metadata().unwrap().blocks() * 512;
         let (mut room, start) = (Room::default(), 5);
         let mut taken = Vec::new();
@@ -61,11 +60,9 @@ mod tests {
         }
         let length = start + 40 * MIB;
         assert_eq!(file.metadata().unwrap().len(), length);
-        if can {
-            let ends = [0, 2, 4, 8, 16, 32, 48].map(|end| if end == 0 { 0 } else { end * MIB + 5 });
-            assert_eq!(taken, ends);
-            assert!(on_disk() >= 48 * MIB, "{}", on_disk());
-        }
+        let ends = [2, 4, 8, 16, 32, 48].map(|end| end * MIB + start);
+        assert_eq!(taken, [&[0][..], &ends].concat());
+        assert!(on_disk() >= 48 * MIB, "{}", on_disk());
         room.give_back(&file, length).unwrap();
         assert!(on_disk() < length + MIB, "{}", on_disk());
         assert_eq!(file.metadata().unwrap().len(), length);
