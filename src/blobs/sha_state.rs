@@ -7,10 +7,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2::digest::common::hazmat::{SerializableState, SerializedState};
-use sha2::{Digest as _, Sha256};
 
-use crate::oci::Digest;
+use crate::oci::{Digest, Sha256, Sha256State};
 
 /// Pickle, protocol 4: the class `resumablesha256.sha256` and the head of 112 bytes.
 const PREFIX: &[u8; 45] = b"\x80\x04\x95\x95\0\0\0\0\0\0\0\x8c\x0fresumablesha256\x94\
@@ -22,7 +20,7 @@ const SUFFIX: &[u8; 3] = b"\x94b.";
 /// The C struct, little-endian: 64 bytes of buffer, how many of them are used (`u32`), four bytes
 /// of padding, the bits of whole blocks (`u64`), and eight words.
 const STRUCT: usize = 112;
-const BLOCK: usize = 64;
+const BLOCK: usize = Sha256::BLOCK;
 
 /// A column that holds no such state.
 #[derive(Debug, thiserror::Error)]
@@ -41,27 +39,25 @@ impl ResumableSha256 {
 
     /// The digest of all bytes so far.
     pub fn digest(&self) -> Digest {
-        Digest::of_sha256(self.0.clone().finalize().as_ref())
+        self.0.clone().digest()
     }
 
     /// How many bytes there were.
     pub fn hashed(&self) -> u64 {
-        let state = self.0.serialize();
-        let Parts { blocks, buffered, .. } = Parts::of(&state);
-        blocks * BLOCK as u64 + buffered.len() as u64
+        let Sha256State { blocks, buffered, .. } = self.0.state();
+        blocks * BLOCK as u64 + buffered as u64
     }
 
     /// The text of the column.
     pub fn to_column(&self) -> String {
-        let state = self.0.serialize();
-        let Parts { words, blocks, buffered } = Parts::of(&state);
+        let Sha256State { words, blocks, buffer, buffered } = self.0.state();
         let mut pickle = Vec::with_capacity(PREFIX.len() + STRUCT + SUFFIX.len());
         pickle.extend_from_slice(PREFIX);
-        pickle.extend_from_slice(buffered);
+        pickle.extend(buffer.iter().take(buffered));
         pickle.resize(PREFIX.len() + BLOCK, 0);
-        pickle.extend_from_slice(&(buffered.len() as u64).to_le_bytes());
+        pickle.extend_from_slice(&(buffered as u64).to_le_bytes());
         pickle.extend_from_slice(&(blocks * 8 * BLOCK as u64).to_le_bytes());
-        pickle.extend_from_slice(words);
+        pickle.extend(words.into_iter().flat_map(u32::to_le_bytes));
         pickle.extend_from_slice(SUFFIX);
         STANDARD.encode(pickle)
     }
@@ -83,36 +79,16 @@ impl ResumableSha256 {
         if bits % (8 * BLOCK as u64) != 0 {
             return Err(StateError("a part of a block is counted as compressed"));
         }
-        let mut serialized = SerializedState::<Sha256>::default();
-        let (core, rest) = serialized.split_at_mut(32);
-        core.copy_from_slice(words);
-        let (blocks, rest) = rest.split_at_mut(8);
-        blocks.copy_from_slice(&(bits / (8 * BLOCK as u64)).to_le_bytes());
-        // Beyond what is used Python leaves bytes of the block before.
-        let (position, tail) = rest.split_at_mut(1);
-        position.fill(used as u8);
-        let buffered = buffer.iter().take(used as usize);
-        tail.iter_mut().zip(buffered).for_each(|(to, from)| *to = *from);
-        let hash = Sha256::deserialize(&serialized).map_err(|_| StateError("no such state"))?;
-        Ok(Self(hash))
-    }
-}
-
-/// What sha2 serializes: eight words, the count of whole blocks, how many bytes are buffered, and
-/// those.
-struct Parts<'a> {
-    words: &'a [u8],
-    blocks: u64,
-    buffered: &'a [u8],
-}
-
-impl<'a> Parts<'a> {
-    fn of(state: &'a SerializedState<Sha256>) -> Self {
-        let (words, rest) = state.split_at(32);
-        let (blocks, rest) = rest.split_at(8);
-        let (position, tail) = rest.split_at(1);
-        let used = position.iter().map(|used| usize::from(*used)).sum::<usize>().min(tail.len());
-        Self { words, blocks: little_endian(blocks), buffered: tail.split_at(used).0 }
+        let mut state = Sha256State {
+            words: [0; 8],
+            blocks: bits / (8 * BLOCK as u64),
+            // Beyond what is used Python leaves bytes of the block before.
+            buffer: buffer.try_into().map_err(|_| StateError("no such buffer"))?,
+            buffered: used as usize,
+        };
+        let (words, _) = words.as_chunks();
+        state.words.iter_mut().zip(words).for_each(|(to, from)| *to = u32::from_le_bytes(*from));
+        Sha256::resume(&state).map(Self).ok_or(StateError("no such state"))
     }
 }
 

@@ -10,6 +10,7 @@ mod manifest_type;
 mod media_type;
 mod name;
 mod range;
+mod sha256;
 mod tag;
 
 pub use cosign::{cosign_tags, is_cosign_tag};
@@ -20,4 +21,5 @@ pub use manifest_type::{ManifestType, PushRules, PushType, UNSUPPORTED_TYPE};
 pub use media_type::{Accept, is_schema1};
 pub use name::{NameRules, RepoName, is_account_name};
 pub use range::{ByteRange, Span};
+pub use sha256::{Sha256, Sha256State};
 pub use tag::is_tag;

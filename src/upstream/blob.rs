@@ -8,14 +8,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Method, StatusCode};
-use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::counts::Kind;
 use super::exchange::{Answer, Ask};
 use super::patience::Tries;
 use super::{Fault, Source, UpstreamError};
-use crate::oci::Digest;
+use crate::oci::{Digest, Sha256};
 
 /// Bytes a second below which a blob takes too long.
 const SLOWEST: u64 = 16 * 1024;
@@ -48,7 +47,7 @@ impl Source {
         });
         Ok(BlobStream {
             pieces: Box::pin(pieces),
-            hash: (from == 0).then(Sha256::new),
+            hash: (from == 0).then(Sha256::default),
             wrong: Box::new(move |reason| {
                 UpstreamError::new(Fault::Source, &host, &request, reason)
             }),
@@ -77,7 +76,7 @@ impl BlobStream {
     }
 
     fn verdict(&mut self) -> Option<UpstreamError> {
-        let found = self.hash.take().map(|hash| Digest::of_sha256(&hash.finalize().into()));
+        let found = self.hash.take().map(|hash| hash.digest());
         match found {
             Some(found) if found == self.digest => None,
             Some(found) => Some((self.wrong)(&format!("its bytes are those of {found}"))),

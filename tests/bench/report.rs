@@ -154,14 +154,14 @@ impl Report {
     /// Pushes; in brackets, how many times that is what docker-registry does.
     fn pushes(&self) -> String {
         let mut text = "\n| push | registryd MB/s | docker-registry | CPU s/GiB, registryd | \
-                        docker-registry | the least | hash alone | peak MiB, registryd | docker-registry |\n\
-                        |---|---|---|---|---|---|---|---|---|\n"
+                        docker-registry | the least | hash alone | over the hash | peak MiB, registryd | docker-registry |\n\
+                        |---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
         for pushed in &self.pushes {
             let (ours, docker) = (&pushed.registryd, &pushed.docker_registry);
             let _ = writeln!(
                 text,
-                "| {} | {:.1} ({:.2}x) | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
+                "| {} | {:.1} ({:.2}x) | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
                 pushed.case,
                 ours.mb_per_s,
                 ours.mb_per_s / docker.mb_per_s,
@@ -170,6 +170,7 @@ impl Report {
                 docker.cpu_s_per_gib,
                 pushed.least_s_per_gib,
                 pushed.hash_s_per_gib,
+                pushed.over_hash_s_per_gib,
                 ours.peak_memory_mib,
                 docker.peak_memory_mib,
             );

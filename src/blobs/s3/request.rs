@@ -5,6 +5,7 @@ use reqwest::Method;
 use sha2::{Digest as _, Sha256};
 
 use super::sign::hex;
+use crate::oci;
 
 /// A request for one object.
 #[derive(Debug, Clone)]
@@ -37,8 +38,8 @@ impl Payload {
     }
 
     /// With the hash of what was hashed while it arrived.
-    pub fn hashed(bytes: Bytes, hash: Sha256) -> Self {
-        Self { bytes, sha256: hex(&hash.finalize()) }
+    pub fn hashed(bytes: Bytes, hash: oci::Sha256) -> Self {
+        Self { bytes, sha256: hex(&hash.finish()) }
     }
 }
 

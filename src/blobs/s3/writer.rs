@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -13,6 +12,7 @@ use super::client::Client;
 use super::error::{Fault, S3Error};
 use super::operations::Kind;
 use super::request::Payload;
+use crate::oci::Sha256;
 
 /// As many parts as an object may have.
 pub(super) const MOST_PARTS: usize = 10_000;
@@ -45,7 +45,7 @@ impl Writer {
             key,
             kind,
             part: BytesMut::new(),
-            hash: Sha256::new(),
+            hash: Sha256::default(),
             sending: None,
             upload: None,
             parts: Vec::new(),
