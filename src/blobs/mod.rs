@@ -16,7 +16,9 @@ pub use s3::{BucketAppender, BucketUploads, Patience, presigned};
 pub use sha_state::{ResumableSha256, StateError};
 pub use uncompressed::Uncompressed;
 pub use upload_error::UploadError;
-pub use uploads::{Appended, Appender, OldFile, Reread, Stamp, Turn, UploadFile, Uploads};
+pub use uploads::{
+    ALIGNMENT, Appended, Appender, OldFile, Reread, Stamp, Turn, UploadFile, Uploads,
+};
 
 use crate::config::{self, Location, S3};
 

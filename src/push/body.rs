@@ -1,27 +1,17 @@
 //! The body of an upload's request: taken in batches, so that its bytes are hashed and stored in
 //! large pieces while the next ones arrive. No blob is ever in memory as a whole.
 
+use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
-/// Bytes in one batch.
-const BATCH: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
-
-/// Pieces in one batch: whoever sends his bytes one by one costs no more memory than others.
-const PIECES: usize = 1024;
-
-/// Bytes in the batches of all uploads together: many of them get smaller batches.
-const ALL_BATCHES: usize = 16 * 1024 * 1024;
+use super::batch::Batch;
 
 /// How long a client may send nothing. nginx allows more; what is idle for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// Uploads whose bodies are being read in this process.
-static READING: AtomicUsize = AtomicUsize::new(0);
 
 /// A body that ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +22,9 @@ pub enum BodyError {
     /// Nothing came.
     #[error("no byte of the body within {} s", SILENCE.as_secs())]
     Silent,
+    /// This machine has none for its bytes.
+    #[error("no memory for the body: {0}")]
+    NoMemory(#[from] io::Error),
 }
 
 /// A body, and how many bytes of it count.
@@ -41,10 +34,11 @@ pub struct Body<S> {
     skip: u64,
     /// Bytes that count; what follows is not read.
     left: u64,
+    /// What did not fit into the batch before.
+    rest: Bytes,
     ended: bool,
     /// How long nothing may come.
     silence: Duration,
-    _reading: Reading,
 }
 
 impl<S, E> Body<S>
@@ -54,8 +48,8 @@ where
 {
     /// All of `stream`.
     pub fn new(stream: S) -> Self {
-        let (ended, silence) = (false, SILENCE);
-        Self { stream, skip: 0, left: u64::MAX, ended, silence, _reading: Reading::begin() }
+        let (skip, left, rest, ended) = (0, u64::MAX, Bytes::new(), false);
+        Self { stream, skip, left, rest, ended, silence: SILENCE }
     }
 
     /// All of a stream that bounds its own silence: one that is fetched goes on elsewhere then.
@@ -68,24 +62,34 @@ where
         (self.skip, self.left) = (skip, length);
     }
 
-    /// The next bytes, several pieces at once; none at the end.
-    pub(super) async fn batch(&mut self) -> Result<Vec<Bytes>, BodyError> {
-        let (most, mut have, mut batch) = (self._reading.batch(), 0, Vec::new());
-        while have < most && batch.len() < PIECES && self.left > 0 && !self.ended {
+    /// The next bytes, which come to lie at `at` in the upload; none at the end. All but the
+    /// last end at multiples of [`ALIGNMENT`](crate::blobs::ALIGNMENT) there.
+    pub(super) async fn batch(&mut self, at: u64) -> Result<Bytes, BodyError> {
+        if !self.has_more().await? {
+            return Ok(Bytes::new());
+        }
+        let mut batch = Batch::new(at)?;
+        loop {
+            batch.take(&mut self.rest);
+            if batch.is_full() || !self.has_more().await? {
+                return Ok(batch.freeze());
+            }
+        }
+    }
+
+    /// Waits for bytes that count; false at the end.
+    async fn has_more(&mut self) -> Result<bool, BodyError> {
+        while self.rest.is_empty() && self.left > 0 && !self.ended {
             let next = pin!(self.stream.next());
             let next =
                 tokio::time::timeout(self.silence, next).await.map_err(|_| BodyError::Silent)?;
             match next {
                 None => self.ended = true,
                 Some(Err(error)) => return Err(BodyError::Broken(error.to_string())),
-                Some(Ok(piece)) => {
-                    let piece = self.counted(piece);
-                    have += piece.len();
-                    batch.extend((!piece.is_empty()).then_some(piece));
-                }
+                Some(Ok(piece)) => self.rest = self.counted(piece),
             }
         }
-        Ok(batch)
+        Ok(!self.rest.is_empty())
     }
 
     fn counted(&mut self, mut piece: Bytes) -> Bytes {
@@ -98,30 +102,11 @@ where
     }
 }
 
-/// Counts a body while it is being read.
-struct Reading;
-
-impl Reading {
-    fn begin() -> Self {
-        READING.fetch_add(1, Ordering::Relaxed);
-        Self
-    }
-
-    fn batch(&self) -> usize {
-        let share = ALL_BATCHES / READING.load(Ordering::Relaxed).max(1);
-        share.clamp(*BATCH.start(), *BATCH.end())
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        READING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blobs::ALIGNMENT;
+    use crate::push::memory::SHARE;
     use futures_util::stream;
 
     async fn read(pieces: &[&'static str], part: Option<(u64, u64)>) -> String {
@@ -131,9 +116,9 @@ mod tests {
         part.into_iter().for_each(|(skip, length)| body.part(skip, length));
         let mut all = Vec::new();
         loop {
-            let batch = body.batch().await.unwrap();
+            let batch = body.batch(all.len() as u64).await.unwrap();
             if batch.is_empty() {
-                return String::from_utf8(all.concat()).unwrap();
+                return String::from_utf8(all).unwrap();
             }
             all.extend(batch);
         }
@@ -152,33 +137,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn broken_and_silent_bodies_are_errors() {
         let broken = stream::iter([Ok(Bytes::from_static(b"a")), Err("reset")]);
-        assert!(matches!(Body::new(broken).batch().await, Err(BodyError::Broken(_))));
+        assert!(matches!(Body::new(broken).batch(0).await, Err(BodyError::Broken(_))));
         let silent = stream::pending::<Result<Bytes, String>>();
-        assert!(matches!(Body::new(silent).batch().await, Err(BodyError::Silent)));
+        assert!(matches!(Body::new(silent).batch(0).await, Err(BodyError::Silent)));
         // Its stream waits for another answer, from where this one stopped.
         let late = Box::pin(stream::once(async {
             tokio::time::sleep(SILENCE * 3).await;
             Ok::<_, String>(Bytes::from_static(b"late"))
         }));
-        assert_eq!(Body::bounded(late).batch().await.unwrap().concat(), b"late");
+        assert_eq!(Body::bounded(late).batch(0).await.unwrap(), "late");
     }
 
     #[tokio::test]
-    async fn small_pieces_make_small_batches() {
-        let piece = Bytes::from_static(b"a");
-        let mut body = Body::new(stream::iter((0..3000).map(|_| Ok::<_, String>(piece.clone()))));
-        let mut lengths = Vec::new();
-        while let batch @ [_, ..] = body.batch().await.unwrap().as_slice() {
-            lengths.push(batch.len());
+    async fn batches_end_at_borders_whatever_the_pieces() {
+        let all: Vec<u8> = (0..5_000_000u32).map(|number| (number % 251) as u8).collect();
+        for (piece, start) in [(7, 0), (100_000, 5), (3_000_000, 4096)] {
+            let pieces: Vec<Bytes> = all.chunks(piece).map(Bytes::copy_from_slice).collect();
+            let mut body = Body::new(stream::iter(pieces.into_iter().map(Ok::<_, String>)));
+            let (mut found, mut at) = (Vec::new(), start);
+            while let batch @ [_, ..] = body.batch(at).await.unwrap().as_ref() {
+                assert!(batch.len() <= *SHARE.end(), "{}", batch.len());
+                assert_eq!(batch.as_ptr().align_offset(ALIGNMENT), 0);
+                assert_eq!(at % ALIGNMENT as u64, if found.is_empty() { start % 4096 } else { 0 });
+                found.extend_from_slice(batch);
+                at = start + found.len() as u64;
+            }
+            assert!(found == all, "{piece} {start}");
         }
-        assert_eq!(lengths, [PIECES, PIECES, 3000 - 2 * PIECES]);
-    }
-
-    #[tokio::test]
-    async fn batches_are_bounded() {
-        let piece = Bytes::from(vec![0; 100_000]);
-        let mut body = Body::new(stream::iter((0..100).map(|_| Ok::<_, String>(piece.clone()))));
-        let batch: usize = body.batch().await.unwrap().iter().map(Bytes::len).sum();
-        assert!(batch <= BATCH.end() + piece.len(), "{batch}");
     }
 }

@@ -2,10 +2,12 @@
 //! nothing is committed that is not what its digest says. Knows no HTTP.
 
 mod alone;
+mod batch;
 mod body;
 mod commit;
 mod follow_up;
 mod manifests;
+mod memory;
 mod notices;
 mod quotas;
 mod steps;

@@ -237,7 +237,7 @@ impl Pushes {
         let mut taken = 0;
         let sink = loop {
             // The next bytes arrive while the last are hashed and stored.
-            let batch = body.batch().await?;
+            let batch = body.batch(byte_count + taken).await?;
             let sink = stage.ready().await?;
             if taken > 0 {
                 step("body: some bytes stored");
@@ -245,7 +245,7 @@ impl Pushes {
             if batch.is_empty() {
                 break sink;
             }
-            taken += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
+            taken += batch.len() as u64;
             if taken > room {
                 return Err(too_large());
             }
@@ -368,7 +368,7 @@ impl Stage {
 
 impl Sink {
     /// Hashes and stores, and counts beside that: inflating takes longer than both together.
-    async fn take(self, batch: Vec<Bytes>) -> Result<Self, UploadError> {
+    async fn take(self, batch: Bytes) -> Result<Self, UploadError> {
         let Self { mut appender, hash, uncompressed } = self;
         let counted = count(uncompressed, batch.clone());
         let (hash, uncompressed) = tokio::try_join!(appender.write(batch, hash), counted)?;
@@ -378,14 +378,14 @@ impl Sink {
 
 async fn count(
     uncompressed: Option<Uncompressed>,
-    batch: Vec<Bytes>,
+    batch: Bytes,
 ) -> Result<Option<Uncompressed>, UploadError> {
     let Some(mut counting) = uncompressed else { return Ok(None) };
     if counting.is_over() {
         return Ok(Some(counting));
     }
     let counted = tokio::task::spawn_blocking(move || {
-        batch.iter().for_each(|piece| counting.update(piece));
+        counting.update(&batch);
         counting
     });
     counted.await.map(Some).map_err(panicked)

@@ -284,7 +284,9 @@ impl App {
                 tracing::warn!(%repo, error, "upload unusable");
                 upload_invalid(json!({}))
             }
-            PushError::Bytes(_) => ApiError::Unavailable(error.to_string()),
+            PushError::Bytes(_) | PushError::Body(BodyError::NoMemory(_)) => {
+                ApiError::Unavailable(error.to_string())
+            }
             PushError::Digest { .. } | PushError::Body(_) | PushError::OutOfOrder { .. } => {
                 upload_invalid(json!({}))
             }

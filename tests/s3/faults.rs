@@ -48,7 +48,7 @@ async fn a_lost_answer_is_no_failure() {
     // One that never was completed is none.
     it.proxy.fail("?uploadId=", 1, NO_UPLOAD);
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![sent.into()]).await.unwrap();
+    appender.write(sent.into()).await.unwrap();
     let outcome = appender.finish().await;
     assert!(matches!(outcome, Err(UploadError::Unavailable(_))), "{outcome:?}");
 }
@@ -58,7 +58,7 @@ async fn it_is_not_tried_for_ever() {
     let it = Uploads::new().await;
     it.proxy.fail("PUT ", usize::MAX, SLOW_DOWN);
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![bytes(10).into()]).await.unwrap();
+    appender.write(bytes(10).into()).await.unwrap();
     let outcome = appender.finish().await;
     assert!(matches!(outcome, Err(UploadError::Unavailable(_))), "{outcome:?}");
     assert_eq!(it.proxy.seen("PUT "), 4);
@@ -69,7 +69,7 @@ async fn a_full_storage_is_not_asked_again() {
     let it = Uploads::new().await;
     it.proxy.fail("PUT ", 1, FULL);
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![bytes(10).into()]).await.unwrap();
+    appender.write(bytes(10).into()).await.unwrap();
     let outcome = appender.finish().await;
     assert!(matches!(outcome, Err(UploadError::Full(_))), "{outcome:?}");
     assert_eq!(it.proxy.seen("PUT "), 1);
@@ -79,7 +79,7 @@ async fn a_full_storage_is_not_asked_again() {
 async fn wrong_credentials_are_the_operators() {
     let it = Uploads::with(|s3| s3.secret_key = Secret::new("not-the-secret")).await;
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![bytes(10).into()]).await.unwrap();
+    appender.write(bytes(10).into()).await.unwrap();
     let refused = appender.finish().await.unwrap_err();
     assert!(matches!(refused, UploadError::Refused(_)), "{refused:?}");
     let text = refused.to_string();
@@ -96,7 +96,7 @@ async fn a_storage_that_dies_in_the_middle() {
     let sent = bytes(11 * MIB);
     let metadata = it.append(&[&sent[..6 * MIB], &sent[6 * MIB..]]).await;
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![sent[..6 * MIB].to_vec().into()]).await.unwrap();
+    appender.write(sent[..6 * MIB].to_vec().into()).await.unwrap();
     // The first part of the blob is copied, then it is over.
     it.proxy.fail("partNumber=2", usize::MAX, Fault::Cut(0));
     let completed = it.uploads.complete("u", &metadata, &digest(&sent)).await;

@@ -51,7 +51,7 @@ impl Uploads {
         for body in bodies {
             let mut appender = self.uploads.append("u", &metadata, count).await.unwrap();
             for bytes in body.chunks(300_000) {
-                appender.write(vec![Bytes::copy_from_slice(bytes)]).await.unwrap();
+                appender.write(Bytes::copy_from_slice(bytes)).await.unwrap();
             }
             let appended = appender.finish().await.unwrap();
             assert_eq!(appended.written, body.len() as u64);
@@ -270,7 +270,7 @@ async fn an_upload_takes_two_parts_of_memory_whatever_its_size() {
         let piece = pieces.next().unwrap();
         let length = piece.len();
         // It waits with the piece that finds both parts full.
-        let mut write = Box::pin(appender.write(vec![piece]));
+        let mut write = Box::pin(appender.write(piece));
         if let Some(outcome) = (&mut write).now_or_never() {
             outcome.unwrap();
             held += length;
@@ -281,7 +281,7 @@ async fn an_upload_takes_two_parts_of_memory_whatever_its_size() {
     }
     assert_eq!(held, 10 * MIB);
     for piece in pieces {
-        appender.write(vec![piece]).await.unwrap();
+        appender.write(piece).await.unwrap();
     }
     let appended = appender.finish().await.unwrap();
     assert_eq!(it.proxy.seen("partNumber="), 8);
@@ -292,13 +292,13 @@ async fn an_upload_takes_two_parts_of_memory_whatever_its_size() {
 async fn a_body_that_is_given_up_leaves_nothing() {
     let it = Uploads::new().await;
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![bytes(11 * MIB).into()]).await.unwrap();
+    appender.write(bytes(11 * MIB).into()).await.unwrap();
     drop(appender);
     eventually(|| (it.proxy.seen("DELETE ") == 1).then_some(()), || "no abort".to_owned());
     assert!(it.chunks().is_empty());
     // Small ones have not been sent at all.
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    appender.write(vec![bytes(100).into()]).await.unwrap();
+    appender.write(bytes(100).into()).await.unwrap();
     drop(appender);
     assert!(it.chunks().is_empty());
 }

@@ -173,11 +173,8 @@ impl BucketAppender {
     ///
     /// # Errors
     /// As the storage answers; nothing of this request is stored then.
-    pub async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), UploadError> {
-        for bytes in chunks {
-            self.writer.write(bytes).await?;
-        }
-        Ok(())
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
+        Ok(self.writer.write(bytes).await?)
     }
 
     /// Stores what was written, also if that is less than the client meant to send.

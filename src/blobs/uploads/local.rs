@@ -2,7 +2,7 @@
 //! file under another name.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::flushing::Flushing;
+use super::direct::Direct;
 use super::room::Room;
 use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
-use crate::blobs::{BlobPath, ResumableSha256};
-use crate::oci::Digest;
+use crate::blobs::BlobPath;
+use crate::oci::{Digest, Sha256};
 
 /// How long a request waits for the one before it: a client that has gone away is noticed within
 /// this time.
@@ -26,9 +25,6 @@ const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// Bytes read at a time when an upload is read again.
 const READ: usize = 1 << 20;
-
-/// Pieces that Linux takes in one call (`IOV_MAX`, writev(2)).
-const IOV_MAX: usize = 1024;
 
 /// The folder. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,7 +38,7 @@ pub struct LocalAppender {
     start: u64,
     end: u64,
     room: Room,
-    flushing: Flushing,
+    direct: Direct,
     /// As our last write has left it.
     left: FileStamp,
     /// Whether anybody else has written to it since it was opened, or could have unseen.
@@ -120,8 +116,8 @@ impl LocalUploads {
             return Err(UploadError::Invalid(reason));
         }
         let (start, left, shared) = (byte_count, opened, !locks);
-        let (room, flushing) = (Room::default(), Flushing::new(path, start));
-        Ok(LocalAppender { file, opened, start, end: start, room, flushing, left, shared })
+        let (room, direct) = (Room::default(), Direct::default());
+        Ok(LocalAppender { file, opened, start, end: start, room, direct, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -140,7 +136,7 @@ impl LocalUploads {
         blocking(&path, move |path| {
             let _turn = turn;
             let (from, copy) = (File::open(path)?, LocalCopy::beside(path)?);
-            let (mut hash, mut length) = (Sha256::new(), 0u64);
+            let (mut hash, mut length) = (Sha256::default(), 0u64);
             let mut buffer = vec![0; READ];
             loop {
                 let read = from.read_at(&mut buffer, length)?;
@@ -151,8 +147,7 @@ impl LocalUploads {
                 copy.file.write_all_at(bytes, length)?;
                 length += read as u64;
             }
-            let digest = Digest::of_sha256(hash.finalize().as_ref());
-            Ok(Reread { digest, length, copy: Some(copy) })
+            Ok(Reread { digest: hash.digest(), length, copy: Some(copy) })
         })
         .await
     }
@@ -264,41 +259,33 @@ impl LocalAppender {
         self.file.clone()
     }
 
-    /// One thread hashes what it has just written, and has at hand: the disk is busy meanwhile.
-    pub(super) async fn write(
-        &mut self,
-        chunks: Vec<Bytes>,
-        mut hash: ResumableSha256,
-    ) -> Result<ResumableSha256, UploadError> {
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
         // What lies beyond the end is what a failed request has left.
         let truncate = self.end == self.start && self.opened.length > self.start;
         let (file, start, from, left) = (self.file.clone(), self.start, self.end, self.left);
-        let mut room = self.room;
-        let (end, room, left, shared, hash) = blocking(Path::new("upload"), move |_| {
+        let (mut room, direct) = (self.room, self.direct);
+        let end = from + bytes.len() as u64;
+        let (room, direct, left, shared) = blocking(Path::new("upload"), move |_| {
             let mut shared = FileStamp::of(&file)? != left;
             if truncate {
                 file.set_len(start)?;
             }
-            room.take(&file, start, from, chunks.iter().map(|chunk| chunk.len() as u64).sum());
-            let end = write_all_at(&file, &chunks, from).inspect_err(|_| {
+            room.take(&file, start, from, end - from);
+            let direct = direct.write_all_at(&file, &bytes, from).inspect_err(|_| {
                 // What did not fit takes no room from others.
                 let _ = file.set_len(start);
             })?;
             shared |= file.metadata()?.len() != end;
             touch(&file);
-            let left = FileStamp::of(&file)?;
-            chunks.iter().for_each(|chunk| hash.update(chunk));
-            Ok((end, room, left, shared, hash))
+            Ok((room, direct, FileStamp::of(&file)?, shared))
         })
         .await?;
-        (self.end, self.room, self.left) = (end, room, left);
+        (self.end, self.room, self.direct, self.left) = (end, room, direct, left);
         self.shared |= shared;
-        self.flushing.go_on(end).await?;
-        Ok(hash)
+        Ok(())
     }
 
-    pub(super) async fn finish(mut self) -> Result<Appended, UploadError> {
-        self.flushing.settle().await?;
+    pub(super) async fn finish(self) -> Result<Appended, UploadError> {
         let (file, end, room, left) = (self.file, self.end, self.room, self.left);
         let done = blocking(Path::new("upload"), move |_| {
             let shared = FileStamp::of(&file)? != left;
@@ -319,27 +306,6 @@ impl LocalAppender {
 /// same tick of the kernel's clock. Only the file's owner may, and other files were others' anyway.
 fn touch(file: &File) {
     let _ = file.set_modified(SystemTime::now());
-}
-
-/// All pieces in as few calls as the system allows. Returns where they end.
-fn write_all_at(file: &File, pieces: &[Bytes], mut at: u64) -> io::Result<u64> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    let mut left = slices.as_mut_slice();
-    // Empty pieces at the front would look like a full disk.
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        let some = left.get(..left.len().min(IOV_MAX)).unwrap_or_default();
-        match rustix::io::pwritev(file, some, at) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                at += written as u64;
-                IoSlice::advance_slices(&mut left, written);
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(at)
 }
 
 impl FileStamp {
@@ -479,7 +445,7 @@ mod tests {
     async fn writes_of_others_are_seen() {
         let storage = tempfile::tempdir().unwrap();
         let uploads = LocalUploads::new(storage.path());
-        let piece = || vec![Bytes::from_static(b"ours")];
+        let piece = || Bytes::from_static(b"ours");
         let writes: [(bool, &[u8], u64); 4] =
             [(false, b"", 0), (true, b"them", 0), (true, b"theirs", 2), (true, b"theirs", 6)];
         for (number, (shared, bytes, at)) in writes.into_iter().enumerate() {
@@ -489,10 +455,10 @@ mod tests {
                 let python = OpenOptions::new().write(true).open(uploads.upload(&uuid).unwrap());
                 let python = python.unwrap();
                 let mut appender = uploads.append(&uuid, 0).await.unwrap();
-                appender.write(piece(), ResumableSha256::default()).await.unwrap();
+                appender.write(piece()).await.unwrap();
                 let meddle = || python.write_all_at(bytes, at).unwrap();
                 (!last).then(meddle);
-                appender.write(piece(), ResumableSha256::default()).await.unwrap();
+                appender.write(piece()).await.unwrap();
                 last.then(meddle);
                 let appended = appender.finish().await.unwrap();
                 assert_eq!((appended.written, appended.shared), (8, shared), "{number} {last}");
@@ -506,15 +472,13 @@ mod tests {
         let (uploads, uuid) = (LocalUploads::new(storage.path()), Uuid::new_v4().to_string());
         uploads.begin(&uuid).await.unwrap();
         let mut appender = uploads.append(&uuid, 0).await.unwrap();
-        let mut hash = ResumableSha256::default();
         for _ in 0..5 {
-            hash = appender.write(vec![vec![1; 1 << 20].into()], hash).await.unwrap();
+            appender.write(vec![1; 1 << 20].into()).await.unwrap();
         }
         let file = appender.locked();
         let on_disk = || file.metadata().unwrap().blocks() * 512;
         let taken = on_disk();
         assert_eq!(appender.finish().await.unwrap().written, 5 << 20);
-        assert_eq!(hash.hashed(), 5 << 20);
         assert!((5 << 20..6 << 20).contains(&on_disk()), "{} of {taken}", on_disk());
     }
 
@@ -529,20 +493,5 @@ mod tests {
         copy.put(&place).unwrap();
         assert_eq!(fs::read(&place).unwrap(), b"bytes");
         assert_eq!(fs::read_dir(storage.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn more_pieces_than_one_call_takes() {
-        let file = tempfile::tempfile().unwrap();
-        let pieces: Vec<Bytes> = (0..3000u32)
-            .map(|number| Bytes::from(number.to_le_bytes().repeat(number as usize % 5)))
-            .collect();
-        let end = write_all_at(&file, &pieces, 7).unwrap();
-        let all = pieces.concat();
-        assert_eq!(end, 7 + all.len() as u64);
-        let mut found = vec![0; all.len()];
-        file.read_exact_at(&mut found, 7).unwrap();
-        assert_eq!(found, all);
-        assert_eq!(write_all_at(&file, &[Bytes::new()], 9).unwrap(), 9);
     }
 }

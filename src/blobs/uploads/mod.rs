@@ -1,7 +1,7 @@
 //! The bytes of uploads, where Quay's drivers keep them: either runtime goes on with what the other
 //! has begun (contract §5.4).
 
-mod flushing;
+mod direct;
 mod leftovers;
 mod local;
 mod room;
@@ -13,15 +13,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use sha2::{Digest as _, Sha256};
 
+pub use direct::ALIGNMENT;
 pub use leftovers::{OldFile, UploadFile};
 pub use local::LocalUploads;
 use local::{LocalAppender, LocalCopy};
 
 use super::{BlobPath, BucketAppender, BucketUploads, ResumableSha256, UploadError};
 use crate::config::Location;
-use crate::oci::Digest;
+use crate::oci::{Digest, Sha256};
 
 /// The uploads of one storage location. Cheap to clone.
 #[derive(Clone)]
@@ -244,22 +244,24 @@ impl Appender {
         }
     }
 
-    /// Adds bytes, and hashes them; returns when they were taken.
+    /// Adds bytes, and hashes them meanwhile; returns when they were taken.
     pub async fn write(
         &mut self,
-        chunks: Vec<Bytes>,
+        bytes: Bytes,
         mut hash: ResumableSha256,
     ) -> Result<ResumableSha256, UploadError> {
-        let bucket = match self {
-            Self::Local(local) => return local.write(chunks, hash).await,
-            Self::Bucket(bucket) => bucket,
-        };
-        let pieces = chunks.clone();
+        let hashing = bytes.clone();
         let hashed = tokio::task::spawn_blocking(move || {
-            pieces.iter().for_each(|piece| hash.update(piece));
+            hash.update(&hashing);
             hash
         });
-        let (stored, hashed) = tokio::join!(bucket.write(chunks), hashed);
+        let stored = async {
+            match self {
+                Self::Local(local) => local.write(bytes).await,
+                Self::Bucket(bucket) => bucket.write(bytes).await,
+            }
+        };
+        let (stored, hashed) = tokio::join!(stored, hashed);
         stored?;
         hashed.map_err(|error| UploadError::Unavailable(error.to_string()))
     }
@@ -275,11 +277,11 @@ impl Appender {
 
 /// What the storage has, hashed. No copy is kept: what is in a bucket does not change.
 async fn read_again(bytes: impl Stream<Item = io::Result<Bytes>>) -> Result<Reread, UploadError> {
-    let (mut hash, mut length) = (Sha256::new(), 0);
+    let (mut hash, mut length) = (Sha256::default(), 0);
     let mut bytes = pin!(bytes);
     while let Some(bytes) = bytes.try_next().await.map_err(UploadError::from)? {
         hash.update(&bytes);
         length += bytes.len() as u64;
     }
-    Ok(Reread { digest: Digest::of_sha256(hash.finalize().as_ref()), length, copy: None })
+    Ok(Reread { digest: hash.digest(), length, copy: None })
 }

@@ -1,0 +1,123 @@
+//! Writes past the page cache. A large upload's bytes were hashed already, and are seldom asked for
+//! at once: so they are not copied once more, push nothing out that is asked for, and the end of the
+//! upload finds next to nothing left to flush.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{OFlags, fcntl_setfl, fstatfs};
+use rustix::io::{Errno, pwrite};
+
+/// What such a write begins and ends at multiples of, in bytes, in memory and in the file: no disk
+/// has longer blocks (open(2), `O_DIRECT`).
+pub const ALIGNMENT: usize = 4096;
+
+/// `statfs.f_type` of ext4 and XFS (statfs(2)). Others take such writes and copy all the same, or
+/// wait for a server's disk each time.
+const BUILT_FOR: [u64; 2] = [0xef53, 0x5846_5342];
+
+/// Whether a request's next bytes go this way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Direct {
+    /// Its first ones do not: what is small is asked for soon.
+    #[default]
+    Later,
+    Yes,
+    No,
+}
+
+impl Direct {
+    /// Writes all of `bytes` at `at`, by way of the page cache where it has to. Returns what goes for
+    /// the next ones.
+    pub(super) fn write_all_at(self, file: &File, bytes: &[u8], at: u64) -> io::Result<Self> {
+        let written = if self == Self::Yes { write(file, bytes, at)? } else { 0 };
+        let rest = bytes.get(written..).unwrap_or_default();
+        file.write_all_at(rest, at + written as u64)?;
+        Ok(match self {
+            Self::Later if is_built_for(file) => Self::Yes,
+            Self::Later => Self::No,
+            decided => decided,
+        })
+    }
+}
+
+fn is_built_for(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|found| BUILT_FOR.contains(&(found.f_type as u64)))
+}
+
+/// Returns how many of the bytes were written.
+fn write(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    if !is_aligned(bytes, at) || fcntl_setfl(file, OFlags::DIRECT).is_err() {
+        return Ok(0);
+    }
+    let written = pwrite(file, bytes, at);
+    // It is the only flag that can be on: the file is our own, and opened without others.
+    fcntl_setfl(file, OFlags::empty())?;
+    match written {
+        Err(Errno::INVAL | Errno::INTR) => Ok(0),
+        written => Ok(written?),
+    }
+}
+
+fn is_aligned(bytes: &[u8], at: u64) -> bool {
+    bytes.as_ptr().align_offset(ALIGNMENT) == 0
+        && bytes.len().is_multiple_of(ALIGNMENT)
+        && at.is_multiple_of(ALIGNMENT as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::fcntl_getfl;
+
+    /// Bytes that begin at a multiple of [`ALIGNMENT`], and one beyond.
+    fn with_aligned(test: impl Fn(&[u8])) {
+        let noise: Vec<u8> = (0..5 * ALIGNMENT).map(|number| (number % 251) as u8).collect();
+        let begin = noise.as_ptr().align_offset(ALIGNMENT);
+        test(&noise[begin..][..3 * ALIGNMENT + 1]);
+    }
+
+    #[test]
+    fn whatever_is_written_is_there() {
+        with_aligned(|noise| {
+            for direct in [Direct::Later, Direct::Yes, Direct::No] {
+                for (bytes, at) in [
+                    (&noise[..2 * ALIGNMENT], 0),
+                    (&noise[..3 * ALIGNMENT], ALIGNMENT as u64),
+                    (&noise[..3 * ALIGNMENT + 1], 0),
+                    (&noise[1..ALIGNMENT + 1], 0),
+                    (&noise[..ALIGNMENT], 7),
+                    (&noise[..0], 9),
+                ] {
+                    let file = tempfile::tempfile().unwrap();
+                    direct.write_all_at(&file, bytes, at).unwrap();
+                    let mut found = vec![0; bytes.len()];
+                    file.read_exact_at(&mut found, at).unwrap();
+                    assert!(found == bytes, "{direct:?} {} at {at}", bytes.len());
+                    assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn first_bytes_decide_nothing_but_where_they_are() {
+        let file = tempfile::tempfile().unwrap();
+        let next = if is_built_for(&file) { Direct::Yes } else { Direct::No };
+        assert_eq!(Direct::Later.write_all_at(&file, b"a", 0).unwrap(), next);
+        assert_eq!(next.write_all_at(&file, b"b", 1).unwrap(), next);
+        // procfs
+        let stat = File::open("/proc/self/stat").unwrap();
+        assert!(!is_built_for(&stat));
+    }
+
+    #[test]
+    fn a_full_disk_is_told() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        with_aligned(|noise| {
+            let error = Direct::Yes.write_all_at(&full, &noise[..ALIGNMENT], 0).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        });
+    }
+}
