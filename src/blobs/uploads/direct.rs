@@ -13,6 +13,10 @@ use rustix::io::{Errno, pwrite};
 /// has longer blocks (open(2), `O_DIRECT`).
 pub const ALIGNMENT: usize = 4096;
 
+/// Bytes in such a write, at least: each waits for the disk, which puts shorter ones of many uploads
+/// together when it can take its time.
+const SHORTEST: usize = 256 * 1024;
+
 /// `statfs.f_type` of ext4 and XFS (statfs(2)). Others take such writes and copy all the same, or
 /// wait for a server's disk each time.
 const BUILT_FOR: [u64; 2] = [0xef53, 0x5846_5342];
@@ -48,7 +52,7 @@ fn is_built_for(file: &File) -> bool {
 
 /// Returns how many of the bytes were written.
 fn write(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
-    if !is_aligned(bytes, at) || fcntl_setfl(file, OFlags::DIRECT).is_err() {
+    if !suits(bytes, at) || fcntl_setfl(file, OFlags::DIRECT).is_err() {
         return Ok(0);
     }
     let written = pwrite(file, bytes, at);
@@ -60,8 +64,9 @@ fn write(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
     }
 }
 
-fn is_aligned(bytes: &[u8], at: u64) -> bool {
-    bytes.as_ptr().align_offset(ALIGNMENT) == 0
+fn suits(bytes: &[u8], at: u64) -> bool {
+    bytes.len() >= SHORTEST
+        && bytes.as_ptr().align_offset(ALIGNMENT) == 0
         && bytes.len().is_multiple_of(ALIGNMENT)
         && at.is_multiple_of(ALIGNMENT as u64)
 }
@@ -71,11 +76,10 @@ mod tests {
     use super::*;
     use rustix::fs::fcntl_getfl;
 
-    /// Bytes that begin at a multiple of [`ALIGNMENT`], and one beyond.
+    /// Bytes that begin at a multiple of [`ALIGNMENT`].
     fn with_aligned(test: impl Fn(&[u8])) {
-        let noise: Vec<u8> = (0..5 * ALIGNMENT).map(|number| (number % 251) as u8).collect();
-        let begin = noise.as_ptr().align_offset(ALIGNMENT);
-        test(&noise[begin..][..3 * ALIGNMENT + 1]);
+        let noise: Vec<u8> = (0..2 * SHORTEST).map(|number| (number % 251) as u8).collect();
+        test(&noise[noise.as_ptr().align_offset(ALIGNMENT)..]);
     }
 
     #[test]
@@ -83,11 +87,12 @@ mod tests {
         with_aligned(|noise| {
             for direct in [Direct::Later, Direct::Yes, Direct::No] {
                 for (bytes, at) in [
-                    (&noise[..2 * ALIGNMENT], 0),
-                    (&noise[..3 * ALIGNMENT], ALIGNMENT as u64),
-                    (&noise[..3 * ALIGNMENT + 1], 0),
-                    (&noise[1..ALIGNMENT + 1], 0),
-                    (&noise[..ALIGNMENT], 7),
+                    (&noise[..SHORTEST], 0),
+                    (&noise[..SHORTEST + ALIGNMENT], ALIGNMENT as u64),
+                    (&noise[..SHORTEST + 1], 0),
+                    (&noise[1..SHORTEST + 1], 0),
+                    (&noise[..SHORTEST], 7),
+                    (&noise[..ALIGNMENT], 0),
                     (&noise[..0], 9),
                 ] {
                     let file = tempfile::tempfile().unwrap();
@@ -116,7 +121,7 @@ mod tests {
     fn a_full_disk_is_told() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         with_aligned(|noise| {
-            let error = Direct::Yes.write_all_at(&full, &noise[..ALIGNMENT], 0).unwrap_err();
+            let error = Direct::Yes.write_all_at(&full, &noise[..SHORTEST], 0).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         });
     }
