@@ -3,7 +3,7 @@
 
 use std::io;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 
 use super::memory::Memory;
 use crate::blobs::ALIGNMENT;
@@ -31,7 +31,8 @@ impl Batch {
     pub(super) fn take(&mut self, piece: &mut Bytes) {
         let end = self.length.min(self.filled + piece.len());
         if let Some(room) = self.memory.get_mut(self.filled..end) {
-            piece.copy_to_slice(room);
+            // An empty piece that is left keeps nothing of what it was a part of.
+            room.copy_from_slice(&piece.split_to(room.len()));
             self.filled = end;
         }
     }

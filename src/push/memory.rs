@@ -35,11 +35,12 @@ impl Memory {
     /// # Errors
     /// Where there is no memory.
     pub(super) fn share() -> io::Result<Self> {
-        let length = share(TAKEN.load(Ordering::Relaxed));
+        let more = |taken| taken + share(taken);
+        let taken = TAKEN.update(Ordering::Relaxed, Ordering::Relaxed, more);
+        let length = share(taken);
         let idle = if length == LARGEST { IDLE.take() } else { None };
-        let pages = idle.map_or_else(|| MmapMut::map_anon(length), Ok)?;
-        TAKEN.fetch_add(length, Ordering::Relaxed);
-        Ok(Self(Some(pages)))
+        let pages = idle.map_or_else(|| MmapMut::map_anon(length), Ok);
+        Ok(Self(Some(pages.inspect_err(|_| give_back(length))?)))
     }
 }
 
@@ -59,9 +60,13 @@ impl DerefMut for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        TAKEN.fetch_sub(self.len(), Ordering::Relaxed);
+        give_back(self.len());
         self.0.take().into_iter().for_each(|pages| IDLE.give(pages));
     }
+}
+
+fn give_back(length: usize) {
+    TAKEN.fetch_sub(length, Ordering::Relaxed);
 }
 
 /// Bytes of the next share.
@@ -124,5 +129,8 @@ mod tests {
         assert_eq!(share.as_ptr().align_offset(ALIGNMENT), 0);
         share.fill(1);
         assert!(share.iter().all(|byte| *byte == 1));
+        // What nobody has any more is there for others.
+        (0..1000).for_each(|_| drop(Memory::share().unwrap()));
+        assert!(Memory::share().unwrap().len() > *SHARE.start());
     }
 }

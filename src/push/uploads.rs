@@ -237,8 +237,10 @@ impl Pushes {
         let mut taken = 0;
         let sink = loop {
             // The next bytes arrive while the last are hashed and stored.
-            let batch = body.batch(byte_count + taken).await?;
+            let batch = body.batch(byte_count + taken).await;
+            // Also where the body broke off: nothing is written any more once that is told.
             let sink = stage.ready().await?;
+            let batch = batch?;
             if taken > 0 {
                 step("body: some bytes stored");
             }

@@ -42,8 +42,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Threads a worker reads files and hashes passwords with: more would only queue in the disk.
-const BLOCKING_THREADS: usize = 8;
+/// Threads a worker reads and writes files and hashes with: more would only queue in the disk. A push
+/// may have three of them at work.
+const BLOCKING_THREADS: usize = 16;
 
 /// The next chunk of a body is read when fewer bytes than this wait to be sent: one chunk in
 /// memory for each client, not several.

@@ -1,6 +1,5 @@
-//! Writes past the page cache. A large upload's bytes were hashed already, and are seldom asked for
-//! at once: so they are not copied once more, push nothing out that is asked for, and the end of the
-//! upload finds next to nothing left to flush.
+//! Writes past the page cache. Bytes of a large upload are not asked for at once: so they are not
+//! copied once more, push nothing out that is asked for, and leave nothing for the end to flush.
 
 use std::fs::File;
 use std::io;
@@ -9,8 +8,8 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{OFlags, fcntl_setfl, fstatfs};
 use rustix::io::{Errno, pwrite};
 
-/// What such a write begins and ends at multiples of, in bytes, in memory and in the file: no disk
-/// has longer blocks (open(2), `O_DIRECT`).
+/// What such a write begins and ends at multiples of, in bytes, in memory and in the file: few disks
+/// have longer blocks, and those refuse (open(2), `O_DIRECT`).
 pub const ALIGNMENT: usize = 4096;
 
 /// Bytes in such a write, at least: each waits for the disk, which puts shorter ones of many uploads
@@ -24,7 +23,7 @@ const BUILT_FOR: [u64; 2] = [0xef53, 0x5846_5342];
 /// Whether a request's next bytes go this way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Direct {
-    /// Its first ones do not: what is small is asked for soon.
+    /// Its first batch does not: what is small is asked for soon.
     #[default]
     Later,
     Yes,
@@ -102,6 +101,29 @@ mod tests {
                     assert!(found == bytes, "{direct:?} {} at {at}", bytes.len());
                     assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn long_writes_go_past_the_page_cache() {
+        let file = tempfile::tempfile().unwrap();
+        let kind = fstatfs(&file).unwrap().f_type;
+        let (ext4, xfs) = (kind == 0xef53, kind == 0x5846_5342);
+        assert_eq!(is_built_for(&file), ext4 || xfs);
+        with_aligned(|noise| {
+            let long = &noise[..SHORTEST + ALIGNMENT];
+            if ext4 || xfs {
+                assert_eq!(write(&file, long, 0).unwrap(), long.len());
+            }
+            if ext4 {
+                let error = write(&file, long, 1 << 60).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+            }
+            for (bytes, at) in
+                [(&long[..SHORTEST - ALIGNMENT], 0), (&long[..SHORTEST + 1], 0), (long, 1)]
+            {
+                assert_eq!(write(&file, bytes, at).unwrap(), 0, "{} at {at}", bytes.len());
             }
         });
     }

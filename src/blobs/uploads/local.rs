@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open
 use uuid::Uuid;
 
 use super::direct::Direct;
+use super::flushing::Flushing;
 use super::room::Room;
 use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
 use crate::blobs::BlobPath;
@@ -39,6 +40,7 @@ pub struct LocalAppender {
     end: u64,
     room: Room,
     direct: Direct,
+    flushing: Flushing,
     /// As our last write has left it.
     left: FileStamp,
     /// Whether anybody else has written to it since it was opened, or could have unseen.
@@ -117,7 +119,8 @@ impl LocalUploads {
         }
         let (start, left, shared) = (byte_count, opened, !locks);
         let (room, direct) = (Room::default(), Direct::default());
-        Ok(LocalAppender { file, opened, start, end: start, room, direct, left, shared })
+        let flushing = Flushing::new(path, start);
+        Ok(LocalAppender { file, opened, start, end: start, room, direct, flushing, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -282,10 +285,11 @@ impl LocalAppender {
         .await?;
         (self.end, self.room, self.direct, self.left) = (end, room, direct, left);
         self.shared |= shared;
-        Ok(())
+        self.flushing.go_on(end).await
     }
 
-    pub(super) async fn finish(self) -> Result<Appended, UploadError> {
+    pub(super) async fn finish(mut self) -> Result<Appended, UploadError> {
+        self.flushing.settle().await?;
         let (file, end, room, left) = (self.file, self.end, self.room, self.left);
         let done = blocking(Path::new("upload"), move |_| {
             let shared = FileStamp::of(&file)? != left;
@@ -424,6 +428,7 @@ fn failure(path: &Path, error: &io::Error) -> UploadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memmap2::MmapMut;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn the_first_uploads_of_a_storage_make_its_folder_together() {
@@ -473,7 +478,10 @@ mod tests {
         uploads.begin(&uuid).await.unwrap();
         let mut appender = uploads.append(&uuid, 0).await.unwrap();
         for _ in 0..5 {
-            appender.write(vec![1; 1 << 20].into()).await.unwrap();
+            // As batches are: what comes second goes past the page cache where it can.
+            let mut batch = MmapMut::map_anon(1 << 20).unwrap();
+            batch.fill(1);
+            appender.write(Bytes::from_owner(batch)).await.unwrap();
         }
         let file = appender.locked();
         let on_disk = || file.metadata().unwrap().blocks() * 512;

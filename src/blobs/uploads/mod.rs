@@ -2,6 +2,7 @@
 //! has begun (contract §5.4).
 
 mod direct;
+mod flushing;
 mod leftovers;
 mod local;
 mod room;
