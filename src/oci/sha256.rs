@@ -1,6 +1,6 @@
-//! SHA-256 for blobs: AWS-LC's, which is nearly twice as fast as sha2 where the processor has no
-//! instructions for it (Intel servers before 2021), and as fast where it has. AWS-LC's Rust interface
-//! keeps a hash's state to itself; an upload's has to be put aside, so its C functions are called.
+//! SHA-256 for blobs: AWS-LC's, measured at 1.6 to 1.9 times the speed of sha2 where the processor
+//! has no instructions for it (Intel servers before 2021). AWS-LC's Rust interface keeps a hash's
+//! state to itself; an upload's has to be put aside, so its C functions are called.
 #![allow(unsafe_code, reason = "three C functions, each with nothing but a context and a slice")]
 
 use aws_lc_sys::{SHA256_CTX, SHA256_Final, SHA256_Init, SHA256_Update};
