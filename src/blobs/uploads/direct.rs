@@ -20,29 +20,10 @@ const SHORTEST: usize = 256 * 1024;
 /// wait for a server's disk each time.
 const BUILT_FOR: [u64; 2] = [0xef53, 0x5846_5342];
 
-/// Whether a request's next bytes go this way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Direct {
-    /// Its first batch does not: what is small is asked for soon.
-    #[default]
-    Later,
-    Yes,
-    No,
-}
-
-impl Direct {
-    /// Writes all of `bytes` at `at`, by way of the page cache where it has to. Returns what goes for
-    /// the next ones.
-    pub(super) fn write_all_at(self, file: &File, bytes: &[u8], at: u64) -> io::Result<Self> {
-        let written = if self == Self::Yes { write(file, bytes, at)? } else { 0 };
-        let rest = bytes.get(written..).unwrap_or_default();
-        file.write_all_at(rest, at + written as u64)?;
-        Ok(match self {
-            Self::Later if is_built_for(file) => Self::Yes,
-            Self::Later => Self::No,
-            decided => decided,
-        })
-    }
+/// Writes all of `bytes` at `at`, by way of the page cache where it has to.
+pub(super) fn write_all_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let written = write(file, bytes, at)?;
+    file.write_all_at(bytes.get(written..).unwrap_or_default(), at + written as u64)
 }
 
 fn is_built_for(file: &File) -> bool {
@@ -51,7 +32,8 @@ fn is_built_for(file: &File) -> bool {
 
 /// Returns how many of the bytes were written.
 fn write(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
-    if !suits(bytes, at) || fcntl_setfl(file, OFlags::DIRECT).is_err() {
+    let can = suits(bytes, at) && is_built_for(file);
+    if !can || fcntl_setfl(file, OFlags::DIRECT).is_err() {
         return Ok(0);
     }
     let written = pwrite(file, bytes, at);
@@ -84,23 +66,21 @@ mod tests {
     #[test]
     fn whatever_is_written_is_there() {
         with_aligned(|noise| {
-            for direct in [Direct::Later, Direct::Yes, Direct::No] {
-                for (bytes, at) in [
-                    (&noise[..SHORTEST], 0),
-                    (&noise[..SHORTEST + ALIGNMENT], ALIGNMENT as u64),
-                    (&noise[..SHORTEST + 1], 0),
-                    (&noise[1..SHORTEST + 1], 0),
-                    (&noise[..SHORTEST], 7),
-                    (&noise[..ALIGNMENT], 0),
-                    (&noise[..0], 9),
-                ] {
-                    let file = tempfile::tempfile().unwrap();
-                    direct.write_all_at(&file, bytes, at).unwrap();
-                    let mut found = vec![0; bytes.len()];
-                    file.read_exact_at(&mut found, at).unwrap();
-                    assert!(found == bytes, "{direct:?} {} at {at}", bytes.len());
-                    assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
-                }
+            for (bytes, at) in [
+                (&noise[..SHORTEST], 0),
+                (&noise[..SHORTEST + ALIGNMENT], ALIGNMENT as u64),
+                (&noise[..SHORTEST + 1], 0),
+                (&noise[1..SHORTEST + 1], 0),
+                (&noise[..SHORTEST], 7),
+                (&noise[..ALIGNMENT], 0),
+                (&noise[..0], 9),
+            ] {
+                let file = tempfile::tempfile().unwrap();
+                write_all_at(&file, bytes, at).unwrap();
+                let mut found = vec![0; bytes.len()];
+                file.read_exact_at(&mut found, at).unwrap();
+                assert!(found == bytes, "{} at {at}", bytes.len());
+                assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
             }
         });
     }
@@ -129,21 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn first_bytes_decide_nothing_but_where_they_are() {
-        let file = tempfile::tempfile().unwrap();
-        let next = if is_built_for(&file) { Direct::Yes } else { Direct::No };
-        assert_eq!(Direct::Later.write_all_at(&file, b"a", 0).unwrap(), next);
-        assert_eq!(next.write_all_at(&file, b"b", 1).unwrap(), next);
-        // procfs
-        let stat = File::open("/proc/self/stat").unwrap();
-        assert!(!is_built_for(&stat));
-    }
-
-    #[test]
     fn a_full_disk_is_told() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         with_aligned(|noise| {
-            let error = Direct::Yes.write_all_at(&full, &noise[..SHORTEST], 0).unwrap_err();
+            let error = write_all_at(&full, &noise[..SHORTEST], 0).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         });
     }

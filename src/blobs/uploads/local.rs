@@ -12,10 +12,9 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
 use uuid::Uuid;
 
-use super::direct::Direct;
 use super::flushing::Flushing;
 use super::room::Room;
-use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError};
+use super::{Appended, FileStamp, Reread, Stamp, Turn, UploadError, direct};
 use crate::blobs::BlobPath;
 use crate::oci::{Digest, Sha256};
 
@@ -39,7 +38,6 @@ pub struct LocalAppender {
     start: u64,
     end: u64,
     room: Room,
-    direct: Direct,
     flushing: Flushing,
     /// As our last write has left it.
     left: FileStamp,
@@ -118,9 +116,8 @@ impl LocalUploads {
             return Err(UploadError::Invalid(reason));
         }
         let (start, left, shared) = (byte_count, opened, !locks);
-        let (room, direct) = (Room::default(), Direct::default());
-        let flushing = Flushing::new(path, start);
-        Ok(LocalAppender { file, opened, start, end: start, room, direct, flushing, left, shared })
+        let (room, flushing) = (Room::default(), Flushing::new(path, start));
+        Ok(LocalAppender { file, opened, start, end: start, room, flushing, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -266,24 +263,25 @@ impl LocalAppender {
         // What lies beyond the end is what a failed request has left.
         let truncate = self.end == self.start && self.opened.length > self.start;
         let (file, start, from, left) = (self.file.clone(), self.start, self.end, self.left);
-        let (mut room, direct) = (self.room, self.direct);
-        let end = from + bytes.len() as u64;
-        let (room, direct, left, shared) = blocking(Path::new("upload"), move |_| {
+        let (mut room, end) = (self.room, from + bytes.len() as u64);
+        // What is small is asked for soon: a request's first bytes go to the page cache.
+        let write_all_at = if from > start { direct::write_all_at } else { File::write_all_at };
+        let (room, left, shared) = blocking(Path::new("upload"), move |_| {
             let mut shared = FileStamp::of(&file)? != left;
             if truncate {
                 file.set_len(start)?;
             }
             room.take(&file, start, from, end - from);
-            let direct = direct.write_all_at(&file, &bytes, from).inspect_err(|_| {
+            write_all_at(&file, &bytes, from).inspect_err(|_| {
                 // What did not fit takes no room from others.
                 let _ = file.set_len(start);
             })?;
             shared |= file.metadata()?.len() != end;
             touch(&file);
-            Ok((room, direct, FileStamp::of(&file)?, shared))
+            Ok((room, FileStamp::of(&file)?, shared))
         })
         .await?;
-        (self.end, self.room, self.direct, self.left) = (end, room, direct, left);
+        (self.end, self.room, self.left) = (end, room, left);
         self.shared |= shared;
         self.flushing.go_on(end).await
     }
