@@ -299,6 +299,13 @@ impl Session<'_> {
     }
 }
 
+impl NewManifest<'_> {
+    /// How long it is kept without a tag: a referrer for as long as nobody deletes it.
+    fn lives_untagged(&self, rules: &config::Push) -> Option<Duration> {
+        self.manifest.subject.is_none().then_some(rules.temp_tag_expiration)
+    }
+}
+
 impl Transaction<'_> {
     async fn store(
         &mut self,
@@ -320,8 +327,8 @@ impl Transaction<'_> {
             None => {
                 let params = [repository.id.into(), new.digest.as_str().into()];
                 let Some(id) = self.id(EXISTING, &params).await? else { return Ok(Stored::Gone) };
-                let lives = new.tag.map_or(rules.temp_tag_expiration, |_| BRIEFLY);
-                self.keep(repository.id, &[id], Some(lives), now_ms).await?;
+                let lives = new.tag.map_or_else(|| new.lives_untagged(rules), |_| Some(BRIEFLY));
+                self.keep(repository.id, &[id], lives, now_ms).await?;
                 id
             }
         };
@@ -404,9 +411,7 @@ impl Transaction<'_> {
         let now = Utc::now().naive_utc();
         self.query(INSERT_UNSCANNED, &[of[0], of[1], now.into()]).await?;
         if new.tag.is_none() {
-            // A referrer is kept for as long as nobody deletes it.
-            let lives = manifest.subject.is_none().then_some(rules.temp_tag_expiration);
-            self.keep(repository.id, &[id], lives, now_ms).await?;
+            self.keep(repository.id, &[id], new.lives_untagged(rules), now_ms).await?;
         }
         self.label(repository.id, id, &contents.labels, enums).await?;
         Ok(Some(id))

@@ -119,6 +119,10 @@ async fn tags_move_as_in_quay() {
     assert_eq!(tags(&world)[9..], [format!("$temp|{}|f|f|", short(&referrer))]);
     // Pushes by digest are not logged.
     assert_eq!(world.database.sql("SELECT count(*) FROM logentry3"), "7");
+    // Also one that comes again, before it was collected.
+    assert_eq!(pusher.delete(&referrer.digest).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(pusher.put(&referrer.digest, &referrer).await.status(), StatusCode::CREATED);
+    assert_eq!(tags(&world)[10..], [format!("$temp|{}|f|f|", short(&referrer))]);
 }
 
 /// An image with annotations, which stand in for labels of its config.
