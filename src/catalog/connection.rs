@@ -90,6 +90,11 @@ impl Connections {
 }
 
 impl Session<'_> {
+    /// For a task that may outlive whoever it works for: [`Catalog::session`] takes them again.
+    pub fn parts(&self) -> (Catalog, &'static str) {
+        (self.catalog.clone(), self.route)
+    }
+
     /// Runs a statement that changes nothing, and returns its rows.
     pub(super) async fn query(
         &self,

@@ -8,9 +8,9 @@ use futures_util::Stream;
 use super::PushError;
 use super::body::Body;
 use super::steps::step;
-use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken};
+use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken, panicked};
 use crate::blobs::{BlobPath, Reread, UploadError};
-use crate::catalog::{Committed, Session};
+use crate::catalog::{Catalog, Committed, Session};
 use crate::events::{BlobLock, LockState};
 use crate::oci::Digest;
 
@@ -68,10 +68,27 @@ impl Pushes {
             Some(error) => return Err(error.into()),
         };
         step("put: bytes settled");
+        let (catalog, route) = db.parts();
+        let end = self.clone().end(catalog, route, open.clone(), digest.clone(), bytes);
+        tokio::task::spawn_local(end).await.map_err(panicked)??;
+        Ok(digest)
+    }
+
+    /// A task of its own: a client that goes away takes its request along, and with it would go the
+    /// lock, while the database commits all the same.
+    async fn end(
+        self,
+        catalog: Catalog,
+        route: &'static str,
+        open: Open,
+        digest: Digest,
+        bytes: Settled,
+    ) -> Result<(), PushError> {
         let mut lock = self.0.locks.hold(&digest).await;
-        let committed = self.commit(db, open, &digest, bytes, &mut lock).await;
+        let db = catalog.session(route);
+        let committed = self.commit(db, &open, &digest, bytes, &mut lock).await;
         lock.release().await;
-        committed.map(|()| digest)
+        committed
     }
 
     /// Makes sure that what is stored is what was hashed, and that it stays. Of what this process

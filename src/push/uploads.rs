@@ -51,6 +51,7 @@ pub(super) struct Inner {
 }
 
 /// An upload that a request has in hand.
+#[derive(Clone)]
 pub struct Open {
     /// Its row, as it was read.
     pub(super) row: Upload,
@@ -288,7 +289,7 @@ impl Pushes {
             }
         }
         // One of the others may have had its turn while we waited for ours, and ended the upload.
-        match db.upload_progress(row.id).await? {
+        match db.upload_progress(row).await? {
             Some(progress) if progress == row.progress => Ok(appended?),
             _ => Err(overtaken(db, open).await),
         }
@@ -305,7 +306,7 @@ impl Pushes {
 
 /// Another request has changed the upload since this one has read it.
 pub(super) async fn overtaken(db: Session<'_>, open: &Open) -> PushError {
-    match db.upload_progress(open.row.id).await {
+    match db.upload_progress(&open.row).await {
         Ok(Some(Progress { byte_count, .. })) => PushError::OutOfOrder { byte_count },
         Ok(None) => PushError::NoUpload,
         Err(error) => error.into(),
@@ -393,7 +394,7 @@ async fn count(
     counted.await.map(Some).map_err(panicked)
 }
 
-fn panicked(error: JoinError) -> UploadError {
+pub(super) fn panicked(error: JoinError) -> UploadError {
     UploadError::Unavailable(error.to_string())
 }
 

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use redis::Commands as _;
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::overlap::until;
 use super::sound::{assert_resumable, assert_sound, assert_stored_as_committed};
@@ -15,7 +18,7 @@ use super::{Pusher, REPO, header, leftovers, refusal};
 use crate::events::Redis;
 use crate::support::images::digest_of;
 use crate::support::process::AtExit;
-use crate::support::{Folder, Registryd, TableLock, World, postgres_only};
+use crate::support::{Folder, HOSTNAME, Registryd, TableLock, World, postgres_only};
 
 const MIB: usize = 1 << 20;
 
@@ -194,6 +197,43 @@ async fn a_database_that_is_away_at_the_end() {
         assert_eq!(leftovers(&world), ("0".to_owned(), 0));
         assert_sound(&world, &pusher, blob).await;
     }
+}
+
+/// The database commits what it was asked to, whoever has gone: until then nobody may take the bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_while_its_blob_is_committed() {
+    let redis = Redis::start();
+    let mut world = World::with_own_storage();
+    world.configure("USER_EVENTS_REDIS", redis.map(0));
+    world.configure("QUAY_SIDECAR", json!({"db_statement_timeout_ms": 60_000}));
+    let registryd = world.registryd();
+    let pusher = Pusher::new(&registryd, &world);
+    let (blob, uuid) = (b"whoever has gone", pusher.start().await);
+    pusher.patch(&uuid, blob.to_vec()).await;
+    let digest = digest_of(blob);
+    let table = TableLock::take(&world.database, "imagestorage").await;
+    let address = registryd.base().trim_start_matches("http://");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (path, token) = (format!("/v2/{REPO}/blobs/uploads/{uuid}?digest={digest}"), &pusher.token);
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nHost: {HOSTNAME}\r\nAuthorization: Bearer {token}\r\n");
+    let request = format!("{head}Content-Length: 0\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    until(|| world.blob_path(&digest).exists()).await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    until(|| registryd.metric("http_requests_in_flight") == 0.0).await;
+    let mut quay = redis.connect(0);
+    let lock = format!("lock:BLOB_DELETE_{digest}");
+    let mut is_locked = || quay.exists::<_, bool>(&lock).unwrap();
+    for _ in 0..20 {
+        assert_eq!(pusher.status(&uuid).await.status(), StatusCode::NO_CONTENT);
+        assert!(is_locked(), "Quay's garbage collector may take the bytes away");
+    }
+    table.release().await;
+    until(|| !is_locked()).await;
+    assert!(pusher.pull(&digest).await.unwrap() == blob);
+    assert_sound(&world, &pusher, blob).await;
 }
 
 #[tokio::test]
