@@ -2,11 +2,13 @@
 //! Python nobody runs it yet.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use quay_sidecar::catalog::Catalog;
-use quay_sidecar::config::{Config, ProcessEnvironment};
+use quay_sidecar::catalog::{Catalog, Committed, Progress};
+use quay_sidecar::config::{Config, Locks, ProcessEnvironment};
 use quay_sidecar::events::BlobLocks;
 use quay_sidecar::gc::{Collector, Report};
+use quay_sidecar::oci::{NameRules, RepoName, Sha256};
 use quay_sidecar::push::Pushes;
 use quay_sidecar::telemetry::Metrics;
 
@@ -17,12 +19,44 @@ async fn run(world: &World) -> Report {
     let config = Config::load(&world.conf, &ProcessEnvironment).unwrap().config;
     let metrics = Arc::new(Metrics::default());
     let catalog = Catalog::new(&config.database, &config.sidecar, 2, metrics.clone()).unwrap();
-    let pushes = Pushes::new(&config, BlobLocks::new(None, &metrics), metrics.clone());
+    let pushes = Pushes::new(&config, BlobLocks::new(&Locks::Here, &metrics), metrics.clone());
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let mut report = Report::default();
     let collector = Collector::new(catalog, pushes, &config, metrics);
     collector.run(&stopped, &mut report).await.unwrap();
     report
+}
+
+/// SQLite gives an id that is free again to the next upload.
+#[tokio::test]
+async fn an_upload_that_has_ended_takes_no_other_along() {
+    let world = World::with_own_storage();
+    let config = Config::load(&world.conf, &ProcessEnvironment).unwrap().config;
+    let metrics = Arc::new(Metrics::default());
+    let catalog = Catalog::new(&config.database, &config.sidecar, 2, metrics).unwrap();
+    let rules = NameRules { library_namespace: "library".into(), extended: true };
+    let (db, name) = (catalog.session("test"), RepoName::parse("demo/private", &rules).unwrap());
+    let progress = Progress {
+        byte_count: 0,
+        chunk_count: 0,
+        sha_state: None,
+        storage_metadata: "{}".to_owned(),
+        uncompressed_byte_count: None,
+    };
+    let begin = async |uuid| {
+        db.begin_upload(&name, uuid, "default", &progress).await.unwrap().expect("a repository")
+    };
+    let ended = begin("2bf7c3b8-c673-4625-0000-000000000001").await;
+    db.forget_upload(&ended).await.unwrap();
+    let next = begin("2bf7c3b8-c673-4625-0000-000000000002").await;
+    let further = Progress { byte_count: 1, ..progress.clone() };
+    let (digest, hour) = (Sha256::default().digest(), Duration::from_secs(3600));
+    assert!(!db.advance_upload(&ended, &further).await.unwrap());
+    let committed = db.commit_upload(&ended, &digest, 0, None, hour).await.unwrap();
+    assert_eq!(committed, Committed::Moved);
+    db.forget_upload(&ended).await.unwrap();
+    assert_eq!(db.upload_progress(&ended).await.unwrap(), None);
+    assert_eq!(db.upload_progress(&next).await.unwrap(), Some(progress.clone()));
 }
 
 #[tokio::test]

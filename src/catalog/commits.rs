@@ -25,7 +25,7 @@ pub enum Committed {
 /// An upload as it was read. Taking its row away is what makes a commit happen once.
 const DELETE_UPLOAD: &str = "\
     DELETE FROM blobupload WHERE id = $1 AND byte_count = $2 AND chunk_count = $3 \
-        AND sha_state IS NOT DISTINCT FROM $4 RETURNING id";
+        AND sha_state IS NOT DISTINCT FROM $4 AND uuid = $5 RETURNING id";
 
 /// Nothing forbids two rows of one digest; any is as good.
 const STORAGE: Sql = Sql {
@@ -81,6 +81,7 @@ impl Session<'_> {
                         signed(progress.byte_count).into(),
                         progress.chunk_count.into(),
                         progress.sha_state.as_deref().into(),
+                        upload.uuid.as_str().into(),
                     ],
                 )
                 .await?;

@@ -9,7 +9,7 @@ use chrono::{Local, NaiveDateTime};
 use super::connection::Session;
 use super::error::CatalogError;
 use super::pulls::repository_named;
-use super::value::Row;
+use super::value::{Param, Row};
 use crate::oci::RepoName;
 
 /// A row of `blobupload`.
@@ -63,15 +63,16 @@ const SELECT: &str = concat!(
     repository_named!()
 );
 
+/// Here and below: SQLite gives an id that is free again to the next upload.
 const UPDATE: &str = "\
     UPDATE blobupload SET byte_count = $4, chunk_count = $5, sha_state = $6, \
         storage_metadata = $7, uncompressed_byte_count = $8 \
     WHERE id = $1 AND byte_count = $2 AND chunk_count = $3 \
-        AND sha_state IS NOT DISTINCT FROM $9 RETURNING id";
+        AND sha_state IS NOT DISTINCT FROM $9 AND uuid = $10 RETURNING id";
 
 const PROGRESS: &str = "\
     SELECT u.byte_count, u.chunk_count, u.sha_state, u.storage_metadata, \
-        u.uncompressed_byte_count FROM blobupload u WHERE u.id = $1";
+        u.uncompressed_byte_count FROM blobupload u WHERE u.id = $1 AND u.uuid = $2";
 
 /// `$1` local time, `$2` the last one that was looked at.
 const STALE: &str = "\
@@ -80,7 +81,7 @@ const STALE: &str = "\
     FROM blobupload u JOIN imagestoragelocation l ON l.id = u.location_id \
     WHERE u.created <= $1 AND u.id > $2 ORDER BY u.id LIMIT $3";
 
-const DELETE: &str = "DELETE FROM blobupload WHERE id = $1";
+const DELETE: &str = "DELETE FROM blobupload WHERE id = $1 AND uuid = $2";
 
 impl Session<'_> {
     /// Begins an upload of no bytes so far. `None` without a repository.
@@ -124,8 +125,8 @@ impl Session<'_> {
     }
 
     /// How far an upload has come by now; `None` when it has ended.
-    pub async fn upload_progress(&self, id: i32) -> Result<Option<Progress>, CatalogError> {
-        let rows = self.query(PROGRESS, &[id.into()]).await?;
+    pub async fn upload_progress(&self, upload: &Upload) -> Result<Option<Progress>, CatalogError> {
+        let rows = self.query(PROGRESS, &upload.named()).await?;
         rows.first().map(Progress::from_row).transpose()
     }
 
@@ -146,6 +147,7 @@ impl Session<'_> {
             next.storage_metadata.as_str().into(),
             next.uncompressed_byte_count.map(signed).into(),
             now.sha_state.as_deref().into(),
+            upload.uuid.as_str().into(),
         ];
         Ok(!self.write(UPDATE, &params).await?.is_empty())
     }
@@ -165,11 +167,15 @@ impl Session<'_> {
 
     /// Forgets an upload, wherever it is by now.
     pub async fn forget_upload(&self, upload: &Upload) -> Result<(), CatalogError> {
-        self.execute(DELETE, &[upload.id.into()]).await
+        self.execute(DELETE, &upload.named()).await
     }
 }
 
 impl Upload {
+    fn named(&self) -> [Param<'_>; 2] {
+        [self.id.into(), self.uuid.as_str().into()]
+    }
+
     fn from_row(row: &Row) -> Result<Option<Self>, CatalogError> {
         let Some(id) = row.get(6)? else { return Ok(None) };
         Ok(Some(Self {
