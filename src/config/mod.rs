@@ -35,7 +35,7 @@ pub use model_cache::{MemcachedAddress, ModelCache};
 pub use namespaces::NewNamespaces;
 pub use push::Push;
 pub use quotas::Quotas;
-pub use redis::{Events, Redis, RedisAddress};
+pub use redis::{Events, Locks, Redis, RedisAddress};
 pub use report::{ConfigError, Problem, Report, Setting, Severity};
 pub use s3::{S3, S3Uploads, SignatureVersion};
 pub use secret::Secret;

@@ -13,10 +13,22 @@ pub struct Events {
     /// `USER_EVENTS_REDIS`, default `localhost`; `None` unless `FEATURE_USER_EVENTS` (default true).
     pub user_events: Option<Redis>,
     /// `USER_EVENTS_REDIS` again, whatever that feature is: Quay's locks are there too.
-    pub blob_locks: Option<Redis>,
+    pub blob_locks: Locks,
     /// `PULL_METRICS_REDIS`, default database 1 of `localhost`; `None` unless
     /// `FEATURE_IMAGE_PULL_STATS` (default false).
     pub pull_stats: Option<Redis>,
+}
+
+/// Where the locks around blobs are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Locks {
+    /// There are none: what is configured cannot be used, and Quay's processes have theirs.
+    #[default]
+    Nowhere,
+    /// In Redis, for all who have the storage.
+    Redis(Redis),
+    /// In this process, which has the storage for itself.
+    Here,
 }
 
 /// A Redis server.
@@ -65,11 +77,10 @@ impl Show for Redis {
 pub(super) fn events(r: &mut Reader<'_>) -> Events {
     let user_events = r.setting("FEATURE_USER_EVENTS", true, feature);
     let pull_stats = r.setting("FEATURE_IMAGE_PULL_STATS", false, feature);
-    let blob_locks =
-        server(r, "USER_EVENTS_REDIS", 0, "nothing is sent there, and pushes take no lock");
+    let quay = server(r, "USER_EVENTS_REDIS", 0, "nothing is sent there, and pushes take no lock");
     Events {
-        user_events: blob_locks.clone().filter(|_| user_events),
-        blob_locks,
+        user_events: quay.clone().filter(|_| user_events),
+        blob_locks: quay.map_or(Locks::Nowhere, Locks::Redis),
         pull_stats: pull_stats
             .then(|| server(r, "PULL_METRICS_REDIS", 1, "nothing is sent there"))
             .flatten(),

@@ -56,10 +56,13 @@ return redis.call('EXPIRE', KEYS[1], ARGV[2])";
 
 /// The locks around blobs. Cheap to clone.
 #[derive(Clone)]
-pub struct BlobLocks {
-    redis: Option<Arc<Server>>,
-    /// Instead of it, where nobody else has the storage.
-    own: OwnLocks,
+pub struct BlobLocks(Kept);
+
+#[derive(Clone)]
+enum Kept {
+    Nowhere,
+    Redis(Arc<Server>),
+    Here(OwnLocks),
 }
 
 struct Server {
@@ -72,7 +75,7 @@ struct Server {
 pub enum LockState {
     /// It is ours.
     Held,
-    /// There is no Redis, or it does not answer. Quay's commit goes on without the lock.
+    /// There is no Redis that can be used, or it does not answer. Quay's commit goes on without the lock.
     NoRedis,
     /// Somebody else held it all the while. Here too Quay's commit goes on without the lock, after
     /// a second wait where the blob has no row yet. It may be the garbage collector, about to
@@ -103,13 +106,18 @@ struct Name {
 }
 
 impl BlobLocks {
-    /// `redis` is [`config::Events::blob_locks`]; without it they hold within this process.
-    pub fn new(redis: Option<&config::Redis>, metrics: &Arc<Metrics>) -> Self {
-        let meanwhile = "pushes take no lock";
-        let shared = redis
-            .and_then(|redis| Shared::new(redis, ANSWER, Health::new("blob_locks", meanwhile)));
-        let redis = shared.map(|redis| Arc::new(Server { redis, metrics: metrics.clone() }));
-        Self { redis, own: OwnLocks::default() }
+    /// Kept where [`config::Events::blob_locks`] says.
+    pub fn new(locks: &config::Locks, metrics: &Arc<Metrics>) -> Self {
+        let health = || Health::new("blob_locks", "pushes take no lock");
+        Self(match locks {
+            config::Locks::Nowhere => Kept::Nowhere,
+            config::Locks::Here => Kept::Here(OwnLocks::default()),
+            config::Locks::Redis(redis) => {
+                let shared = Shared::new(redis, ANSWER, health());
+                let server = |redis| Arc::new(Server { redis, metrics: metrics.clone() });
+                shared.map_or(Kept::Nowhere, |redis| Kept::Redis(server(redis)))
+            }
+        })
     }
 
     /// Asks for the lock of a blob, and waits at most 5 s for another to release it.
@@ -118,24 +126,29 @@ impl BlobLocks {
     /// the rows that name them are committed.
     pub async fn hold(&self, digest: &Digest) -> BlobLock {
         let mut lock = BlobLock {
-            server: self.redis.clone(),
+            server: None,
             name: Name::new(digest),
             state: LockState::NoRedis,
             until: Instant::now(),
             used: None,
             own: None,
         };
-        if let Some(server) = &self.redis {
-            // Whatever it was last is what it is.
-            let _ = timeout(PATIENCE, lock.acquire(server)).await;
-            server.count(match lock.state {
-                LockState::Held => "held",
-                LockState::NoRedis => "no_redis",
-                LockState::Busy => "busy",
-            });
-        } else {
-            lock.own = timeout(PATIENCE, self.own.hold(digest.as_str())).await.ok();
-            lock.state = if lock.own.is_some() { LockState::Held } else { LockState::Busy };
+        match &self.0 {
+            Kept::Nowhere => {}
+            Kept::Here(locks) => {
+                lock.own = timeout(PATIENCE, locks.hold(digest.as_str())).await.ok();
+                lock.state = if lock.own.is_some() { LockState::Held } else { LockState::Busy };
+            }
+            Kept::Redis(server) => {
+                lock.server = Some(server.clone());
+                // Whatever it was last is what it is.
+                let _ = timeout(PATIENCE, lock.acquire(server)).await;
+                server.count(match lock.state {
+                    LockState::Held => "held",
+                    LockState::NoRedis => "no_redis",
+                    LockState::Busy => "busy",
+                });
+            }
         }
         lock
     }

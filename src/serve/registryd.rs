@@ -295,7 +295,7 @@ fn build(config: Config) -> Result<(Parts, Background), ServeError> {
         stale: StaleCaches::new(&config.model_cache, &metrics),
         pushes: Pushes::new(
             &config,
-            BlobLocks::new(config.events.blob_locks.as_ref(), &metrics),
+            BlobLocks::new(&config.events.blob_locks, &metrics),
             metrics.clone(),
         ),
         broken: Default::default(),

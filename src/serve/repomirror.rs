@@ -94,7 +94,7 @@ impl Mirrors {
         })?;
         let read_only = config.server.registry_state_readonly;
         let auth = Arc::new(config.auth.clone());
-        let locks = BlobLocks::new(config.events.blob_locks.as_ref(), &metrics);
+        let locks = BlobLocks::new(&config.events.blob_locks, &metrics);
         let parts = Parts {
             pushes: Pushes::new(&config, locks, metrics.clone()),
             audit: Audit::new(config.audit.clone(), read_only, batcher),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
+use quay_sidecar::config;
 use quay_sidecar::events::{BlobLock, BlobLocks, LockState};
 use quay_sidecar::oci::Digest;
 use quay_sidecar::telemetry::Metrics;
@@ -34,7 +35,7 @@ struct Locks {
 impl Locks {
     fn on(redis: &Redis) -> Locks {
         let metrics = Arc::default();
-        Locks { locks: BlobLocks::new(Some(&redis.server()), &metrics), metrics }
+        Locks { locks: BlobLocks::new(&config::Locks::Redis(redis.server()), &metrics), metrics }
     }
 
     async fn hold(&self) -> BlobLock {
@@ -248,8 +249,16 @@ async fn a_lock_that_came_too_late_is_released() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_go_on_without_redis() {
     let metrics = Arc::default();
-    // None is configured: the lock is one of this process.
-    let (own, digest) = (BlobLocks::new(None, &metrics), digest());
+    // Where there is one that we cannot use, others have their locks there.
+    let digest = digest();
+    let nowhere = BlobLocks::new(&config::Locks::Nowhere, &metrics).hold(&digest).await;
+    assert_eq!((nowhere.state(), nowhere.is_held()), (LockState::NoRedis, false));
+    let unreadable = config::RedisAddress::Tls("localhost".to_owned(), 6379, Some("/none".into()));
+    let unusable = config::Redis { address: unreadable, db: 0, username: None, password: None };
+    let nowhere = BlobLocks::new(&config::Locks::Redis(unusable), &metrics).hold(&digest).await;
+    assert_eq!((nowhere.state(), nowhere.is_held()), (LockState::NoRedis, false));
+    // With the storage for itself the lock is one of this process.
+    let own = BlobLocks::new(&config::Locks::Here, &metrics);
     let lock = own.hold(&digest).await;
     assert_eq!((lock.state(), lock.is_held()), (LockState::Held, true));
     let waits = own.hold(&digest);

@@ -22,7 +22,7 @@ use self::folder::State;
 use super::certificate::{CertificateError, https};
 use crate::auth::fresh::FreshError;
 use crate::catalog::FoundingError;
-use crate::config::{Config, ConfigError, Engine, Environment, Events, Loaded};
+use crate::config::{Config, ConfigError, Engine, Environment, Events, Loaded, Locks};
 
 /// What the command line says. Only the first start takes all of it.
 #[derive(Debug)]
@@ -66,6 +66,19 @@ pub enum MirrorError {
     /// There is something else in it.
     #[error("{0} is not empty, and no registry that --mode mirror has made: name a new folder")]
     NotOurs(PathBuf),
+    /// Its owner could change what is in it at any time.
+    #[error(
+        "{path} belongs to uid {owner}, not to us (uid {us}): chown -R {us} {path}, run this as \
+         uid {owner}, or name a new folder"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        us: u32,
+    },
     /// Its configuration is gone.
     #[error("{0} is missing in what was a registry: put it back from a backup")]
     NoConfiguration(PathBuf),
@@ -154,7 +167,7 @@ pub fn open(
     folder.check_secrets()?;
     let mut loaded = Config::load(folder.path(), environment)?;
     // Nobody else is to be told or to be waited for: no Redis, whatever this machine has.
-    loaded.config.events = Events::default();
+    loaded.config.events = Events { blob_locks: Locks::Here, ..Events::default() };
     wanted.agrees_with(&loaded.config)?;
     if let Engine::Sqlite(database) = &loaded.config.database.engine
         && !database.exists()
