@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat, open};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::flushing::Flushing;
@@ -49,8 +51,9 @@ pub struct LocalAppender {
 #[derive(Debug)]
 pub struct LocalCopy {
     file: File,
-    /// Its name, where the file system has no files without one.
-    named: Option<PathBuf>,
+    /// What it is called where it needs a name of its own.
+    name: PathBuf,
+    is_named: bool,
 }
 
 impl LocalUploads {
@@ -333,44 +336,46 @@ pub(super) fn copy_of(upload: &Path, copy: Uuid) -> PathBuf {
 impl LocalCopy {
     /// Without a name, so that nothing is left of it after a crash, where the file system can.
     fn beside(upload: &Path) -> io::Result<Self> {
+        // One to each request: several processes may read one upload again.
+        let name = copy_of(upload, Uuid::new_v4());
         let folder = upload.parent().unwrap_or(upload);
         let mode = Mode::from_raw_mode(0o644);
         match open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
-            Ok(file) => Ok(Self { file: file.into(), named: None }),
-            Err(_) => Self::named(upload),
+            Ok(file) => Ok(Self { file: file.into(), name, is_named: false }),
+            Err(_) => Self::named(name),
         }
     }
 
-    /// One to each request: several processes may read one upload again.
-    fn named(upload: &Path) -> io::Result<Self> {
-        let named = copy_of(upload, Uuid::new_v4());
-        let file = OpenOptions::new().write(true).create_new(true).open(&named)?;
-        Ok(Self { file, named: Some(named) })
+    fn named(name: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).open(&name)?;
+        Ok(Self { file, name, is_named: true })
     }
 
-    /// Under the name of the blob, durable.
-    fn put(self, place: &Path) -> io::Result<()> {
-        use std::os::fd::AsRawFd as _;
+    /// Under the name of the blob, durable. What is there stays until ours is.
+    fn put(mut self, place: &Path) -> io::Result<()> {
         self.file.sync_all()?;
-        let Some(named) = &self.named else {
-            let nameless = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            return match linkat(CWD, &nameless, CWD, place, AtFlags::SYMLINK_FOLLOW) {
-                // There is one, of another length: ours takes its place.
-                Err(rustix::io::Errno::EXIST) => {
-                    fs::remove_file(place)?;
-                    Ok(linkat(CWD, &nameless, CWD, place, AtFlags::SYMLINK_FOLLOW)?)
-                }
-                result => Ok(result?),
-            };
-        };
-        fs::rename(named, place)
+        if !self.is_named {
+            match self.link(place) {
+                Err(Errno::EXIST) => self.link(&self.name)?,
+                linked => return Ok(linked?),
+            }
+            self.is_named = true;
+        }
+        fs::rename(&self.name, place)
+    }
+
+    fn link(&self, path: &Path) -> Result<(), Errno> {
+        let nameless = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)
     }
 }
 
 impl Drop for LocalCopy {
     fn drop(&mut self) {
         // It has its other name by now, or is not wanted.
-        self.named.iter().for_each(|named| drop(fs::remove_file(named)));
+        if self.is_named {
+            let _ = fs::remove_file(&self.name);
+        }
     }
 }
 
@@ -427,6 +432,7 @@ fn failure(path: &Path, error: &io::Error) -> UploadError {
 mod tests {
     use super::*;
     use memmap2::MmapMut;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn the_first_uploads_of_a_storage_make_its_folder_together() {
@@ -492,12 +498,42 @@ mod tests {
     fn copies_with_names_are_apart() {
         let storage = tempfile::tempdir().unwrap();
         let (upload, place) = (storage.path().join("upload"), storage.path().join("blob"));
-        let [given_up, copy] = [(); 2].map(|()| LocalCopy::named(&upload).unwrap());
+        let name = || copy_of(&upload, Uuid::new_v4());
+        let [given_up, copy] = [(); 2].map(|()| LocalCopy::named(name()).unwrap());
         given_up.file.write_all_at(b"other bytes", 0).unwrap();
         copy.file.write_all_at(b"bytes", 0).unwrap();
         drop(given_up);
         copy.put(&place).unwrap();
         assert_eq!(fs::read(&place).unwrap(), b"bytes");
+        assert_eq!(fs::read_dir(storage.path()).unwrap().count(), 1);
+    }
+
+    /// Every repository that has the blob reads it there.
+    #[test]
+    fn what_is_in_the_place_of_a_copy_stays_until_the_copy_is_there() {
+        let storage = tempfile::tempdir().unwrap();
+        let (upload, place) = (storage.path().join("upload"), storage.path().join("blob"));
+        fs::write(&place, "shorter").unwrap();
+        let (going_on, seen) = (AtomicBool::new(true), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            let look = || {
+                while going_on.load(Ordering::Relaxed) {
+                    assert!(place.exists(), "it was away");
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            let looking = scope.spawn(look);
+            for number in 0_u32.. {
+                let copy = LocalCopy::beside(&upload).unwrap();
+                copy.file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+                copy.put(&place).unwrap();
+                assert_eq!(fs::read(&place).unwrap(), number.to_le_bytes());
+                if looking.is_finished() || seen.load(Ordering::Relaxed) > 5000 {
+                    break;
+                }
+            }
+            going_on.store(false, Ordering::Relaxed);
+        });
         assert_eq!(fs::read_dir(storage.path()).unwrap().count(), 1);
     }
 }
