@@ -25,9 +25,9 @@ impl Run<'_> {
                 if self.is_stopped() {
                     return Ok(());
                 }
-                let began = Instant::now();
                 let files = storage.old_blobs(first, before).await;
                 for files in self.listed(files, location).chunks(NAMES) {
+                    let began = Instant::now();
                     self.leftover_blobs(location, files).await?;
                     rest(began).await;
                 }
