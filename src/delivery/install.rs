@@ -1,5 +1,6 @@
 //! What has to be done so that our files are there.
 
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Found};
@@ -172,8 +173,8 @@ fn missing_folders(home: &Path, files: &[&Path], backup: bool) -> Vec<PathBuf> {
 
 /// Whether a folder has nothing in it, or only what we were about to note down.
 pub(super) fn is_empty(folder: &Path) -> bool {
-    let unfinished = files::unfinished(&Manifest::path(folder));
-    std::fs::read_dir(folder).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|entry| entry.path() == unfinished))
-    })
+    let manifest = Manifest::path(folder);
+    let ours = |entry: &DirEntry| files::is_unfinished(entry, &manifest);
+    std::fs::read_dir(folder)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| ours(&entry))))
 }

@@ -1,6 +1,6 @@
 //! What has to be done so that everything is as it was before us.
 
-use super::files;
+use super::files::{self, at};
 use super::install::{changed, is_empty};
 use super::manifest::{Entry, Manifest, State};
 use super::step::Step;
@@ -15,7 +15,7 @@ use crate::bundle::Tree;
 pub fn uninstall(place: &Place) -> Result<Vec<Step>, Error> {
     let home = &place.home;
     let Some(manifest) = Manifest::read(home)? else {
-        return Ok(if is_empty(home) { begun(place) } else { Vec::new() });
+        return Ok(if is_empty(home) { begun(place)? } else { Vec::new() });
     };
     let removing = Manifest { state: State::Removing, ..manifest.clone() };
     let mut steps = vec![Step::Record { home: home.clone(), manifest: Box::new(removing) }];
@@ -36,9 +36,11 @@ pub fn uninstall(place: &Place) -> Result<Vec<Step>, Error> {
 }
 
 /// An installation that was killed before it had noted anything down.
-fn begun(place: &Place) -> Vec<Step> {
-    let unfinished = files::unfinished(&Manifest::path(&place.home));
-    vec![Step::Remove(unfinished), Step::RemoveFolder(place.home.clone())]
+fn begun(place: &Place) -> Result<Vec<Step>, Error> {
+    let home = &place.home;
+    let unfinished = files::unfinished(&Manifest::path(home)).map_err(at("read", home))?;
+    let removals = unfinished.into_iter().map(Step::Remove);
+    Ok(removals.chain([Step::RemoveFolder(home.clone())]).collect())
 }
 
 /// Files as they were, the last one first: it puts the others to use.
@@ -46,10 +48,8 @@ pub(super) fn files(entries: &[Entry]) -> Result<Vec<Step>, Error> {
     let (mut steps, mut refused) = (Vec::new(), Vec::<Refusal>::new());
     for entry in entries.iter().rev() {
         let path = &entry.path;
-        let unfinished = files::unfinished(path);
-        if files::look(&unfinished)?.is_some() {
-            steps.push(Step::Remove(unfinished));
-        }
+        let unfinished = files::unfinished(path).map_err(at("read", path))?;
+        steps.extend(unfinished.into_iter().map(Step::Remove));
         let found = files::look(path)?;
         let step = match (&found, &entry.before) {
             (None, None) => None,

@@ -94,7 +94,8 @@ fn first_of(steps: &[Step], wanted: usize) {
         let (verb, path) = step.named();
         if verb == "write" || verb == "put back" {
             let name = path.file_name().unwrap().to_string_lossy();
-            let half = path.with_file_name(format!(".{name}.quay-sidecar-new"));
+            let half = format!(".{name}.quay-sidecar-new-{}", "0".repeat(32));
+            let half = path.with_file_name(half);
             fs::write(half, "ha").unwrap();
         }
         ControlFlow::Break(())
