@@ -1,6 +1,8 @@
 //! `GET /v2/<name>/referrers/<digest>` (contract §1.6.3).
 
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::hash::Hash;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -127,14 +129,18 @@ struct Config {
 #[derive(Default)]
 struct Annotations(Vec<(String, String)>);
 
-impl Annotations {
-    /// As in Python: a key keeps its place, the later value wins.
-    fn set(&mut self, key: &str, value: &str) {
-        match self.0.iter_mut().find(|(known, _)| known == key) {
-            Some((_, known)) => value.clone_into(known),
-            None => self.0.push((key.to_owned(), value.to_owned())),
+/// As in Python: a key keeps its place, the later value wins. There may be millions of them.
+fn overlaid<S: Clone + Eq + Hash>(pairs: impl IntoIterator<Item = (S, S)>) -> Vec<(S, S)> {
+    let mut overlaid: Vec<(S, S)> = Vec::new();
+    let mut places: HashMap<S, usize> = HashMap::new();
+    for (key, value) in pairs {
+        let place = *places.entry(key.clone()).or_insert(overlaid.len());
+        match overlaid.get_mut(place) {
+            Some((_, known)) => *known = value,
+            None => overlaid.push((key, value)),
         }
     }
+    overlaid
 }
 
 impl<'de> Deserialize<'de> for Annotations {
@@ -152,11 +158,11 @@ impl<'de> Deserialize<'de> for Annotations {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Annotations, A::Error> {
-                let mut annotations = Annotations::default();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    annotations.set(&key, &value);
+                let mut pairs: Vec<(String, String)> = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
                 }
-                Ok(annotations)
+                Ok(Annotations(overlaid(pairs)))
             }
         }
         deserializer.deserialize_any(InOrder)
@@ -182,12 +188,8 @@ impl Entry {
 
 /// Indented by three, as Quay writes it; the annotations of all are those of the index too.
 fn index(entries: &[Entry]) -> String {
-    let mut all = Annotations::default();
     let mut list = String::new();
     for entry in entries {
-        for (key, value) in &entry.body.annotations.0 {
-            all.set(key, value);
-        }
         list.push_str(if list.is_empty() { "\n      {" } else { ",\n      {" });
         write_text(&mut list, 9, "mediaType", &entry.media_type);
         list.push(',');
@@ -198,7 +200,7 @@ fn index(entries: &[Entry]) -> String {
             list.push(',');
             write_text(&mut list, 9, "artifactType", entry.artifact_type());
         }
-        write_annotations(&mut list, 9, &entry.body.annotations);
+        write_annotations(&mut list, 9, &entry.body.annotations.0);
         list.push_str("\n      }");
     }
     if !list.is_empty() {
@@ -207,6 +209,8 @@ fn index(entries: &[Entry]) -> String {
     let mut json = format!(
         "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{INDEX}\",\n   \"manifests\": [{list}]"
     );
+    let all = entries.iter().flat_map(|entry| &entry.body.annotations.0);
+    let all = overlaid(all.map(|(key, value)| (key.as_str(), value.as_str())));
     write_annotations(&mut json, 3, &all);
     json.push_str("\n}");
     json
@@ -219,14 +223,14 @@ fn write_text(json: &mut String, indent: usize, key: &str, value: &str) {
     push_python_string(json, value);
 }
 
-fn write_annotations(json: &mut String, indent: usize, annotations: &Annotations) {
-    if annotations.0.is_empty() {
+fn write_annotations<S: AsRef<str>>(json: &mut String, indent: usize, annotations: &[(S, S)]) {
+    if annotations.is_empty() {
         return;
     }
     let _ = write!(json, ",\n{:indent$}\"annotations\": {{", "");
-    for (index, (key, value)) in annotations.0.iter().enumerate() {
+    for (index, (key, value)) in annotations.iter().enumerate() {
         json.push_str(if index > 0 { "," } else { "" });
-        write_text(json, indent + 3, key, value);
+        write_text(json, indent + 3, key.as_ref(), value.as_ref());
     }
     let _ = write!(json, "\n{:indent$}}}", "");
 }
@@ -259,5 +263,29 @@ mod tests {
         for odd in ["", "[]", r#"{"annotations": null}"#, r#"{"annotations": {"a": 1}}"#] {
             assert_eq!(entry(odd).artifact_type(), "", "{odd}");
         }
+    }
+
+    fn annotated<'a>(keys: impl Iterator<Item = &'a String>, value: &str) -> Entry {
+        let pairs: Vec<String> = keys.map(|key| format!(r#""{key}": "{value}""#)).collect();
+        entry(&format!(r#"{{"annotations": {{{}}}}}"#, pairs.join(", ")))
+    }
+
+    /// It would take minutes if each were looked for among all before it.
+    #[test]
+    fn many_annotations_keep_their_places() {
+        let twice = entry(r#"{"annotations": {"a": "1", "b": "2", "a": "3"}}"#);
+        let expected = [("a", "3"), ("b", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(twice.body.annotations.0, expected);
+
+        let keys: Vec<String> = (0..300_000).map(|number| format!("k{number}")).collect();
+        let one = annotated(keys.iter(), "1");
+        assert!(one.body.annotations.0.iter().map(|(key, _)| key).eq(&keys));
+        // The later value of all keys but the first.
+        let two = annotated(keys.iter().skip(1).rev(), "2");
+        let value = |key: &str| if key == "k0" { "1" } else { "2" };
+        let lines: Vec<String> =
+            keys.iter().map(|key| format!("      \"{key}\": \"{}\"", value(key))).collect();
+        let end = format!("\n   \"annotations\": {{\n{}\n   }}\n}}", lines.join(",\n"));
+        assert!(index(&[one, two]).ends_with(&end));
     }
 }
