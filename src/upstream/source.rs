@@ -122,10 +122,7 @@ impl Source {
     /// shown who asks.
     pub(super) async fn answer(&self, ask: &Ask, path: &str) -> Result<Answer, UpstreamError> {
         let registry = self.registry().await?;
-        let url = registry.join(path).map_err(|error| {
-            let host = self.name().authority();
-            UpstreamError::new(Fault::Source, host, &ask.what, format!("no URL: {error}"))
-        })?;
+        let url = in_registry(registry, path);
         let asker = Asker {
             client: self.client(),
             credentials: self.options().credentials.as_ref(),
@@ -194,4 +191,17 @@ impl Source {
         let ask = Ask::new(Kind::Ping, Method::GET, "/v2/".to_owned());
         self.client().exchange(&ask, url, None).await.map(drop)
     }
+}
+
+/// A path, with its query, in this registry and no other: joined to its URL, a path that begins
+/// with `//` would name another host, which would be shown our credentials.
+pub(super) fn in_registry(registry: &Url, path: &str) -> Url {
+    let (path, query) = match path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path, None),
+    };
+    let mut url = registry.clone();
+    url.set_path(path);
+    url.set_query(query);
+    url
 }

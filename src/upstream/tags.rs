@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::counts::Kind;
 use super::exchange::{Answer, Ask};
+use super::source::in_registry;
 use super::source_name::is_tag_name;
 use super::{Fault, Source, UpstreamError, link};
 
@@ -89,15 +90,52 @@ impl Source {
 pub(super) fn next_path(answer: &Answer, path: &str) -> Result<Option<String>, UpstreamError> {
     let lines = answer.headers().get_all("link").iter().filter_map(|line| line.to_str().ok());
     let Some(target) = link::next(lines) else { return Ok(None) };
-    let here = Url::parse("http://registry.invalid").and_then(|base| base.join(path));
-    let next = here.and_then(|here| here.join(target));
-    let next = next.map_err(|error| {
-        answer.error(Fault::Source, format!("a link to the next page that is no URL: {error}"))
-    })?;
+    let next = following(path, target);
+    next.map(Some).map_err(|problem| answer.error(Fault::Source, problem))
+}
+
+/// The path of a link's target, as seen from the page under `path`.
+fn following(path: &str, target: &str) -> Result<String, String> {
+    let base = Url::parse("http://registry.invalid");
+    let next = base.and_then(|base| in_registry(&base, path).join(target));
+    let next = next.map_err(|error| format!("a link to the next page that is no URL: {error}"))?;
     let query = next.query().map(|query| format!("?{query}")).unwrap_or_default();
-    Ok(Some(format!("{}{query}", next.path())))
+    Ok(format!("{}{query}", next.path()))
 }
 
 fn shortened(text: &str) -> String {
     text.chars().take(150).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_to_no_other_host() {
+        let registry = Url::parse("https://registry.example:5000/").unwrap();
+        let page = "/v2/a/tags/list?n=2";
+        for (target, path) in [
+            ("?last=b", "/v2/a/tags/list?last=b"),
+            ("http://x/v2/a/tags/list?last=b", "/v2/a/tags/list?last=b"),
+            ("//evil.example/v2/a?last=b", "/v2/a?last=b"),
+            ("http://x//evil.example/v2/a?last=b", "//evil.example/v2/a?last=b"),
+        ] {
+            let header = format!("<{target}>; rel=\"next\"");
+            let target = link::next([header.as_str()].into_iter()).unwrap();
+            let next = following(page, target).unwrap();
+            assert_eq!(next, path);
+            let url = in_registry(&registry, &next);
+            assert_eq!(url.as_str(), format!("https://registry.example:5000{path}"));
+        }
+        // From there on, too.
+        let next = following("//evil.example/v2/a?last=b", "?last=c");
+        assert_eq!(next.as_deref(), Ok("//evil.example/v2/a?last=c"));
+        // And where it is no path at all.
+        for odd in [r"x:/\evil.example/v2/", "x:https://evil.example/", r"http://x/\evil.example/"]
+        {
+            let url = in_registry(&registry, &following(page, odd).unwrap());
+            assert_eq!(url.origin(), registry.origin(), "{odd}: {url}");
+        }
+    }
 }

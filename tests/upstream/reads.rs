@@ -101,6 +101,12 @@ async fn lists_that_are_odd() {
     it.proxy.fail("tags/list?n=", 1, list(elsewhere, r#"["b", "sha256:00", "../x", "b"]"#));
     it.proxy.fail("last=b", 1, list("", r#"["a", "b"]"#));
     assert_eq!(it.source().tags().await.unwrap(), ["b", "a"]);
+    // Nor does its path, where that looks like one.
+    let elsewhere = r#"<http://x//192.0.2.1/v2/team/app/tags/list?last=c>; rel="next""#;
+    it.proxy.fail("tags/list?n=", 1, list(elsewhere, r#"["c"]"#));
+    it.proxy.fail("last=c", 1, list("", r#"["d"]"#));
+    assert_eq!(it.source().tags().await.unwrap(), ["c", "d"]);
+    assert_eq!(it.proxy.seen("//192.0.2.1/v2/"), 1);
     it.proxy.fail("tags/list?n=", 1, list("", "null"));
     assert!(it.source().tags().await.unwrap().is_empty());
     // In circles.
