@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::MirrorError;
 
@@ -51,6 +51,7 @@ impl Folder {
         }
         // A folder of somebody else's is left exactly as it was.
         look(&path)?;
+        check_owner(&path)?;
         let lock = take_lock(&path.join(LOCK))?;
         let state = look(&path)?;
         let mode = mode(&path)?;
@@ -137,6 +138,16 @@ impl Folder {
     }
 }
 
+/// Whoever owns a folder can put other files into it: links, or keys that they know.
+fn check_owner(path: &Path) -> Result<(), MirrorError> {
+    let found = std::fs::metadata(path).map_err(|source| MirrorError::file(path, source))?;
+    let (owner, us) = (found.uid(), rustix::process::geteuid().as_raw());
+    match owner == us {
+        true => Ok(()),
+        false => Err(MirrorError::Foreign { path: path.to_owned(), owner, us }),
+    }
+}
+
 fn mode(path: &Path) -> Result<u32, MirrorError> {
     let found = std::fs::metadata(path).map_err(|source| MirrorError::file(path, source))?;
     Ok(found.mode() & 0o777)
@@ -161,8 +172,12 @@ fn look(path: &Path) -> Result<State, MirrorError> {
 }
 
 fn take_lock(path: &Path) -> Result<OwnedFd, MirrorError> {
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let lock: OwnedFd = open.map_err(|source| MirrorError::file(path, source))?.into();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    // A link could make us create a file anywhere.
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let lock: OwnedFd =
+        options.open(path).map_err(|source| MirrorError::file(path, source))?.into();
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(MirrorError::InUse(path.to_owned())),
@@ -212,5 +227,33 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         let odd = folder.path().join("what?");
         assert!(matches!(Folder::open(&odd), Err(MirrorError::Path(_))));
+    }
+
+    #[test]
+    fn an_empty_folder_of_somebody_elses_stays_empty() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(65534), None).unwrap();
+        let error = Folder::open(folder.path()).unwrap_err();
+        assert!(matches!(error, MirrorError::Foreign { owner: 65534, us: 0, .. }), "{error}");
+        let path = folder.path().canonicalize().unwrap();
+        let said = error.to_string();
+        for part in [&format!("{} belongs to uid 65534", path.display()), "chown -R 0 "] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_not_followed() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (parent.path().join("data"), parent.path().join("elsewhere"));
+        std::fs::create_dir(&path).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, path.join(LOCK)).unwrap();
+        let error = Folder::open(&path).unwrap_err();
+        assert!(matches!(error, MirrorError::File { .. }), "{error}");
+        assert!(error.to_string().contains(LOCK) && !elsewhere.exists(), "{error}");
     }
 }
