@@ -185,7 +185,7 @@ impl Pushes {
         if (trusted || in_place) && self.is_stored(open, digest).await? {
             // Python does not wait for a disk.
             open.uploads.flush_stored(digest).await?;
-            open.uploads.cancel(uuid, metadata).await?;
+            open.uploads.give_way(uuid).await?;
             return Ok(Placed::Found);
         }
         let reread = match bytes {

@@ -13,10 +13,11 @@ use serde_json::json;
 use super::fault_proxy::{FULL, INTERNAL, LATE_ERROR, SLOW_DOWN};
 use super::uploads::{MIB, bytes};
 use super::{ObjectStorage, location};
+use crate::events::Redis;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::images::{Blob, Manifest, OCI_LAYER, digest_of};
 use crate::support::pusher::{Pusher, header, refusal};
-use crate::support::{Registryd, World, http};
+use crate::support::{Registryd, TableLock, World, http};
 
 /// More often than a request is sent.
 const ALWAYS: usize = usize::MAX;
@@ -30,7 +31,10 @@ struct Place {
 
 impl Place {
     async fn new() -> Place {
-        let mut world = World::new();
+        Place::of(World::new()).await
+    }
+
+    async fn of(mut world: World) -> Place {
         let storage = ObjectStorage::empty();
         let proxy = FaultProxy::to(storage.port).await;
         let mut location = storage.location("/registry");
@@ -59,6 +63,26 @@ async fn assert_unavailable(answer: Response, what: &str) {
     assert_eq!(header(&answer, "retry-after"), "1", "{what}");
     let (status, code, _) = refusal(answer).await;
     assert_eq!((status, code.as_str()), (503, "UNAVAILABLE"), "{what}");
+}
+
+/// The blob is there already, and the database is away. Another process goes on with the upload.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_finds_its_blob_can_be_tried_again() {
+    let redis = Redis::start();
+    let mut world = World::new();
+    world.configure("USER_EVENTS_REDIS", redis.map(0));
+    let place = Place::of(world).await;
+    let blob = bytes(1000);
+    let (pusher, digest) = (place.pusher(), place.pusher().blob(blob.clone()).await);
+    let uuid = pusher.start().await;
+    assert_eq!(pusher.patch(&uuid, blob.clone()).await.status(), StatusCode::ACCEPTED);
+    let table = TableLock::take(&place.world.database, "imagestorage").await;
+    assert_unavailable(pusher.finish(&uuid, &digest, "").await, "a locked table").await;
+    table.release().await;
+    let other = place.world.registryd();
+    let end = Pusher::new(&other, &place.world).finish(&uuid, &digest, "").await;
+    assert_eq!(end.status(), StatusCode::CREATED);
+    assert!(place.pull(&digest).await == blob);
 }
 
 #[tokio::test]

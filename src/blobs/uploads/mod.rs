@@ -210,6 +210,16 @@ impl Uploads {
         }
     }
 
+    /// Removes an upload whose blob is in its place already, where nothing but its row, which goes
+    /// next, leads to it. What is in a bucket stays until [`Uploads::tidy`]: an end that fails after
+    /// this one can be tried again.
+    pub async fn give_way(&self, uuid: &str) -> Result<(), UploadError> {
+        match self {
+            Self::Local(local) => local.cancel(uuid).await,
+            Self::Bucket(_) => Ok(()),
+        }
+    }
+
     /// Removes what a completed upload has left behind, once nothing names it any more.
     pub async fn tidy(&self, uuid: &str, metadata: &str) -> Result<(), UploadError> {
         match self {
