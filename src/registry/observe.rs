@@ -36,14 +36,7 @@ pub async fn observe<B: MessageBody + 'static>(
     let request_id = request_id(&request);
     let unread = Unread::of(&mut request);
 
-    // HTTP/2 has many requests on a connection: together no more than there may be connections.
-    let most = i64::try_from(app.shared.config.sidecar.max_connections).unwrap_or(i64::MAX);
-    let mut response = if app.shared.in_flight.count() > most {
-        let refused = ApiError::Unavailable("too many requests at a time".to_owned());
-        request.error_response(refused).map_into_boxed_body()
-    } else {
-        next.call(request).await?.map_into_boxed_body()
-    };
+    let mut response = next.call(request).await?.map_into_boxed_body();
     note(&app, &response, &request_id, started.elapsed());
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);

@@ -21,7 +21,7 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Of a request whose body has no length. A connection of HTTP/2 has a way to end one request.
+    /// Of a request whose body has no length.
     pub(super) fn of(request: &mut ServiceRequest) -> Option<Self> {
         match request.take_payload() {
             payload @ Payload::H1 { .. } if !has_length(request) => {

@@ -51,7 +51,7 @@ pub enum CertificateError {
 }
 
 /// How to serve HTTPS with the certificate (PEM, its chain after it) and key in these files: TLS 1.2
-/// and 1.3; HTTP/2 and 1.1 are offered by the server.
+/// and 1.3. HTTP/1.1 is what the server offers.
 pub fn https(certificate: &Path, key: &Path) -> Result<ServerConfig, CertificateError> {
     let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
     let provider = Arc::new(aws_lc_rs::default_provider());

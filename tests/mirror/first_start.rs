@@ -83,17 +83,17 @@ fn the_administrator_logs_in_and_nobody_else() {
 
 /// By ALPN, as containers' clients have it.
 #[test]
-fn http_2_is_spoken_too() {
+fn clients_that_know_http_2_are_answered_by_http_1_1() {
     let own = Own::new();
     let registryd = own.start(&[]);
     let secret = password(&registryd);
     let url = format!("https://{}/v2/auth?service={}", own.hostname(), own.hostname());
-    for (version, spoken) in [("--http2", "2 200"), ("--http1.1", "1.1 200")] {
+    for version in ["--http2", "--http1.1"] {
         let mut curl = Command::new("curl");
         curl.args(["-s", version, "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]);
         curl.args(["--noproxy", "*", "-u", &format!("admin:{secret}"), "--cacert"]);
         let said = run(curl.arg(own.path("tls.crt")).arg(&url)).stdout;
-        assert_eq!(String::from_utf8(said).unwrap(), spoken);
+        assert_eq!(String::from_utf8(said).unwrap(), "1.1 200", "{version}");
     }
 }
 
