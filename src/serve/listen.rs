@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use rustix::net::sockopt::set_tcp_user_timeout;
 
 /// Who may connect to a socket: our group; others too where they may pass through its folder, for
 /// there nginx's workers are another user.
@@ -18,6 +19,11 @@ const OPEN_SOCKET_MODE: u32 = 0o666;
 
 /// Pending connections: what the kernel keeps while all threads are busy.
 pub(super) const BACKLOG: u32 = 2048;
+
+/// How long a client may take none of what it asked for, in ms: then the kernel ends its connection
+/// (tcp(7), `TCP_USER_TIMEOUT`), and nothing is kept for it. Twice as long as nginx's `send_timeout`,
+/// which gives up first where there is one.
+const STALLED_MS: u32 = 120_000;
 
 /// An address, and whether it is nginx that connects to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +212,8 @@ impl Address {
         match self {
             Self::Tcp(address) => {
                 let listener = TcpListener::bind(address).map_err(failed)?;
+                // Connections have it from their listener.
+                set_tcp_user_timeout(&listener, STALLED_MS).map_err(|e| failed(e.into()))?;
                 let address = listener.local_addr().map_err(failed)?;
                 Ok((Bound::Tcp(listener), Self::Tcp(address)))
             }
@@ -272,6 +280,18 @@ mod tests {
             assert!(matches!(bad.parse::<Listen>(), Err(ListenError::Networks(_))), "{bad}");
         }
         assert!(matches!("unix:/q,nginx=::/0".parse::<Listen>(), Err(ListenError::Syntax(_))));
+    }
+
+    #[test]
+    fn clients_that_stop_reading_are_given_up() {
+        let (bound, address) = Address::Tcp(([127, 0, 0, 1], 0).into()).bind().unwrap();
+        let (Bound::Tcp(listener), Address::Tcp(address)) = (bound, address) else {
+            unreachable!()
+        };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        let given_up_after = rustix::net::sockopt::tcp_user_timeout(connection).unwrap();
+        assert_eq!(given_up_after, STALLED_MS);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use actix_web::dev::{Server, ServerHandle, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App as Service, HttpResponse, HttpServer, web};
 use ipnet::IpNet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -96,6 +97,7 @@ pub enum ServeError {
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Config, options: Options) -> Result<(), ServeError> {
+    allow_open_files();
     let drain = config.sidecar.drain;
     let (mut parts, background) = build(config)?;
     parts.python = options.python.map(Arc::new);
@@ -371,6 +373,16 @@ fn registry_server(
         };
     }
     Ok(server.run())
+}
+
+/// Each connection and each blob on its way is an open file: as many as this process may have, where
+/// a shell or a container manager has it begin with 1024.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current = ?limit.current, "no more open files than before");
+    }
 }
 
 /// Whoever is not where nginx is learns nothing here, and is believed nothing.

@@ -2,10 +2,24 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Instant;
 
 use super::*;
 use crate::support::World;
+use crate::support::registryd::program;
+
+#[test]
+fn there_may_be_as_many_files_as_the_system_allows() {
+    let world = World::new();
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=200:3000", &program(), "serve", "registryd", "--port", "0"]);
+    command.args(["--admin-listen", "127.0.0.1:0", "--config"]).arg(&world.conf);
+    let registryd = Registryd::try_run(command).unwrap_or_else(|(_, log)| panic!("{log}"));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", registryd.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("3000"), "{files}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_request_holds_up_nobody() {
