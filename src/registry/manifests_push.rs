@@ -126,6 +126,7 @@ async fn check(app: &App, request: &HttpRequest) -> Result<Access, ApiError> {
     Ok(access)
 }
 
+#[allow(clippy::disallowed_methods, reason = "a manifest is small, and read as a whole")]
 async fn read(body: web::Payload) -> Result<Bytes, ApiError> {
     let read = tokio::time::timeout(PATIENCE, body.to_bytes_limited(LARGEST)).await;
     let too_large = || size_invalid(format!("a manifest has {LARGEST} bytes at most"));
