@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
 use super::SyncError;
 use super::job::Job;
@@ -29,12 +30,42 @@ impl Job<'_> {
     /// Has every blob of a manifest in the repository.
     pub(super) async fn blobs(&self, manifest: &PushedManifest) -> Result<(), SyncError> {
         let missing = self.look.missing(manifest).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
         let fetched = missing.iter().map(|blob| async {
             let once = self.in_flight.of(&blob.digest);
             once.get_or_try_init(|| self.have(blob)).await.map(drop)
         });
-        // In the manifest's order, as many at once as the source's host bears.
-        all_of(fetched, BLOBS).await
+        let coming = |digest: &Digest| {
+            let is_missing = missing.iter().any(|blob| blob.digest == *digest);
+            is_missing && !self.in_flight.of(digest).initialized()
+        };
+        tokio::select! {
+            // In the manifest's order, as many at once as the source's host bears.
+            fetched = all_of(fetched, BLOBS) => fetched,
+            never = self.keep(manifest, coming) => never,
+        }
+    }
+
+    /// Keeps what is here of a manifest, for as long as its other blobs are `coming`: the last may
+    /// come hours after the first, which nothing else names before.
+    async fn keep(
+        &self,
+        manifest: &PushedManifest,
+        coming: impl Fn(&Digest) -> bool,
+    ) -> Result<(), SyncError> {
+        let (repository, blobs) = (self.look.into.repository_id, manifest.local_blobs()?);
+        let expiration = self.look.parts.config.push.temp_tag_expiration;
+        loop {
+            sleep(expiration / 3).await;
+            for digest in blobs.iter().filter(|digest| !coming(digest)) {
+                let kept = self.look.db().mount_blob(repository, digest, expiration).await;
+                if let Err(error) = kept {
+                    tracing::warn!(%error, %digest, "it may be collected before its image is here");
+                }
+            }
+        }
     }
 
     /// Links or fetches one blob.

@@ -212,3 +212,27 @@ fn its_repository_is_no_mirror_any_more() {
         midway.mirrored.source.untag("old");
     }
 }
+
+/// The last layer of an image may come hours after the first, which nothing names until then.
+#[test]
+fn layers_are_kept_until_the_last_one_is_there() {
+    let mut mirrored = Mirrored::new(&["*"]);
+    mirrored.world.configure("PUSH_TEMP_TAG_EXPIRATION_SEC", 3.into());
+    mirrored.world.configure("REPO_MIRROR_INTERVAL", 1.into());
+    let layers = ["first", "last"].map(|text| Blob::layer(OCI_LAYER, &[("hello", text)]));
+    let image = Manifest::oci("amd64", layers.to_vec());
+    mirrored.source.push("large", &image);
+    let [first, last] = layers.map(|layer| layer.digest);
+    let wire = Wire::before(&mirrored);
+    wire.fail(&format!("/blobs/{last} "), 1, Fault::Hold);
+    let _worker = Worker::start(&mirrored);
+    let kept = format!(
+        "SELECT count(*) FROM uploadedblob u JOIN imagestorage s ON s.id = u.blob_id \
+         WHERE s.content_checksum = '{first}'"
+    );
+    let again = || (mirrored.sql(&kept).trim().parse::<u32>().unwrap() > 2).then_some(());
+    eventually(again, || format!("{:?}", mirrored.log()));
+    wire.release();
+    until_state(&mirrored, "1|3");
+    assert!(mirrored.tags().contains(&("large".to_owned(), image.digest.clone())));
+}
