@@ -1,6 +1,6 @@
 //! `GET /v2/<name>/referrers/<digest>` (contract §1.6.3).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::hash::Hash;
 
@@ -85,7 +85,8 @@ async fn listed_by_tag(
     let Ok(index) = serde_json::from_str::<Index>(&fallback.bytes) else {
         return Ok(Ok(Vec::new()));
     };
-    let fresh = |digest: &&str| !known.iter().any(|entry| entry.digest == **digest);
+    let known: HashSet<&str> = known.iter().map(|entry| entry.digest.as_str()).collect();
+    let fresh = |digest: &&str| !known.contains(digest);
     let named = index.manifests.iter().map(|descriptor| descriptor.digest.as_str());
     let digests: Vec<&str> = named.filter(fresh).take(MOST).collect();
     if digests.is_empty() {
