@@ -1,6 +1,7 @@
 //! Uploads of blobs: what clients see, what is in the database and the storage afterwards.
 
-mod crashes;
+pub mod crashes;
+mod durable;
 mod gates;
 mod hostile;
 mod memory;

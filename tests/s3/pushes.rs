@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use quay_sidecar::push::STEPS;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -10,6 +11,7 @@ use super::{BUCKET, ObjectStorage, location};
 use crate::support::images::digest_of;
 use crate::support::pusher::{Pusher, header, refusal};
 use crate::support::{Registryd, World, free_port, http};
+use crate::uploads::crashes::{assert_dead, blob, mortal, push_until_death};
 
 struct Place {
     world: World,
@@ -120,4 +122,64 @@ async fn a_storage_that_is_away() {
     let registryd = world.registryd();
     let pusher = Pusher::new(&registryd, &world);
     assert_eq!(pusher.finish(&uuid, &digest, "bytes").await.status(), StatusCode::CREATED);
+}
+
+/// Another process goes on with what a killed one has left.
+#[tokio::test]
+async fn killed_at_every_step() {
+    let blob = blob();
+    let digest = digest_of(&blob);
+    let steps = STEPS.into_iter().filter(|step| !["post:", "cance"].contains(&&step[..5]));
+    for step in steps {
+        let place = Place::new();
+        let dying = mortal(&place.world, step);
+        let dying_pusher = Pusher::new(&dying, &place.world);
+        let known = push_until_death(&dying_pusher, &blob, blob.len(), step).await;
+        assert_dead(&dying, step);
+        assert!(!known.committed, "{step}");
+        let (pusher, uuid) = (place.pusher(), known.uuid.unwrap());
+        if step != "put: committed" {
+            let byte_count = place.world.database.sql("SELECT byte_count FROM blobupload");
+            let byte_count: usize = byte_count.parse().unwrap();
+            assert!(byte_count >= known.bytes, "{step}: {byte_count} bytes");
+            let end = pusher.finish(&uuid, &digest, blob[byte_count..].to_vec()).await;
+            assert_eq!(end.status(), StatusCode::CREATED, "{step}");
+            // What a request had stored of which nobody was told is named by nothing.
+            assert!(place.chunks() == 0 || known.bytes == 0, "{step}");
+        }
+        assert!(place.pull(&digest).await == blob, "{step}");
+        assert_eq!(place.world.database.sql("SELECT count(*) FROM blobupload"), "0", "{step}");
+    }
+}
+
+/// Each request writes objects of its own, so neither waits for the other; the row says who was first.
+#[tokio::test]
+async fn one_of_two_patches_wins() {
+    let place = Place::new();
+    let other = place.world.registryd();
+    let pushers = [place.pusher(), Pusher::new(&other, &place.world)];
+    for _ in 0..5 {
+        let uuid = pushers[0].start().await;
+        let halves = [b'a', b'b'].map(|byte| vec![byte; 700_000]);
+        let (one, two) = tokio::join!(
+            pushers[0].patch(&uuid, halves[0].clone()),
+            pushers[1].patch(&uuid, halves[1].clone()),
+        );
+        let statuses = [one.status(), two.status()];
+        let won = statuses.map(|status| status == StatusCode::ACCEPTED);
+        let blob = match won {
+            [true, false] => &halves[0],
+            [false, true] => &halves[1],
+            // One after the other is no conflict.
+            [true, true] => {
+                assert_eq!(header(&pushers[0].status(&uuid).await, "range"), "0-1399999");
+                continue;
+            }
+            [false, false] => panic!("both lost: {statuses:?}"),
+        };
+        assert!(statuses.contains(&StatusCode::RANGE_NOT_SATISFIABLE), "{statuses:?}");
+        let end = pushers[1].finish(&uuid, &digest_of(blob), "").await;
+        assert_eq!(end.status(), StatusCode::CREATED);
+        assert!(place.pull(&digest_of(blob)).await == *blob);
+    }
 }
