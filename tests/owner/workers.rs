@@ -319,12 +319,21 @@ fn one_that_does_not_start_is_given_back() {
 fn one_that_keeps_ending_is_given_back() {
     let workers = Workers::new(World::new());
     workers.move_to("rust");
-    for _ in 0..5 {
-        workers.until("STOPPED", "RUNNING");
-        workers.0.supervisor.signal(OURS, "KILL").unwrap();
+    let mut kills = 0;
+    loop {
+        let is_given_back = || workers.states() == ["RUNNING", "STOPPED"];
+        let is_there = || workers.states() == ["STOPPED", "RUNNING"];
+        workers.0.eventually("it runs, or is given back", || is_there() || is_given_back());
+        if is_given_back() {
+            break;
+        }
+        // Perhaps it is being stopped already.
+        let _ = workers.0.supervisor.signal(OURS, "KILL");
+        kills += 1;
         workers.0.eventually("noticed", || workers.states()[1] != "RUNNING");
     }
-    workers.until("RUNNING", "STOPPED");
+    // The watcher looks every few seconds, and may miss every other one.
+    assert!((5..=10).contains(&kills), "given back after {kills}");
     assert_eq!(workers.shown(), ("python".to_owned(), "not_started".to_owned()));
     let shown = said(&command(&workers.0.quay, &["switch", "show"]));
     assert!(shown.contains("repomirror ended 5 times within 10 minutes"), "{shown}");
