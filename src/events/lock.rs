@@ -108,12 +108,12 @@ struct Name {
 impl BlobLocks {
     /// Kept where [`config::Events::blob_locks`] says.
     pub fn new(locks: &config::Locks, metrics: &Arc<Metrics>) -> Self {
-        let health = || Health::new("blob_locks", "pushes take no lock");
         Self(match locks {
             config::Locks::Nowhere => Kept::Nowhere,
             config::Locks::Here => Kept::Here(OwnLocks::default()),
             config::Locks::Redis(redis) => {
-                let shared = Shared::new(redis, ANSWER, health());
+                let health = Health::new("blob_locks", "pushes take no lock");
+                let shared = Shared::new(redis, ANSWER, health);
                 let server = |redis| Arc::new(Server { redis, metrics: metrics.clone() });
                 shared.map_or(Kept::Nowhere, |redis| Kept::Redis(server(redis)))
             }

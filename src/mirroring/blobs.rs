@@ -30,9 +30,6 @@ impl Job<'_> {
     /// Has every blob of a manifest in the repository.
     pub(super) async fn blobs(&self, manifest: &PushedManifest) -> Result<(), SyncError> {
         let missing = self.look.missing(manifest).await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
         let fetched = missing.iter().map(|blob| async {
             let once = self.in_flight.of(&blob.digest);
             once.get_or_try_init(|| self.have(blob)).await.map(drop)

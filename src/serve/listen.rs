@@ -21,8 +21,8 @@ const OPEN_SOCKET_MODE: u32 = 0o666;
 pub(super) const BACKLOG: u32 = 2048;
 
 /// How long a client may take none of what it asked for, in ms: then the kernel ends its connection
-/// (tcp(7), `TCP_USER_TIMEOUT`), and nothing is kept for it. Twice as long as nginx's `send_timeout`,
-/// which gives up first where there is one.
+/// (tcp(7), `TCP_USER_TIMEOUT`), and nothing is kept for it. Twice nginx's default (`send_timeout`), which
+/// gives up first where there is one.
 const STALLED_MS: u32 = 120_000;
 
 /// An address, and whether it is nginx that connects to it.

@@ -330,10 +330,11 @@ fn one_that_keeps_ending_is_given_back() {
         // Perhaps it is being stopped already.
         let _ = workers.0.supervisor.signal(OURS, "KILL");
         kills += 1;
+        assert!(kills <= 10, "it is not given back");
         workers.0.eventually("noticed", || workers.states()[1] != "RUNNING");
     }
     // The watcher looks every few seconds, and may miss every other one.
-    assert!((5..=10).contains(&kills), "given back after {kills}");
+    assert!(kills >= 5, "given back after {kills}");
     assert_eq!(workers.shown(), ("python".to_owned(), "not_started".to_owned()));
     let shown = said(&command(&workers.0.quay, &["switch", "show"]));
     assert!(shown.contains("repomirror ended 5 times within 10 minutes"), "{shown}");

@@ -8,9 +8,10 @@ use std::process::Command;
 use reqwest::StatusCode;
 
 use super::Pusher;
+use super::crashes::blob;
 use crate::support::images::digest_of;
 use crate::support::registryd::program;
-use crate::support::{Folder, Registryd, World, left_out, on_sqlite};
+use crate::support::{Folder, Registryd, World, eventually, left_out, on_sqlite};
 
 /// System calls of one process, in the order in which they were done.
 struct Calls(Vec<String>);
@@ -64,40 +65,44 @@ fn is_move(call: &str) -> bool {
     call.starts_with("rename") || call.starts_with("linkat(")
 }
 
+fn is_answer(call: &str) -> bool {
+    call.contains("HTTP/1.1 201")
+}
+
 /// Whether the file came by one process, or is copied as it is read again.
 async fn is_durable_before_it_is_told(carried: bool) {
-    let (mut world, folder) = (World::with_own_storage(), Folder::new());
-    world.configure("FEATURE_USER_EVENTS", false.into());
+    let (world, folder) = (World::with_own_storage(), Folder::new());
     let Some((registryd, log)) = watched(&world, &folder) else { return };
     let other = world.registryd();
     let pusher = Pusher::new(&registryd, &world);
     let begins =
         if carried { Pusher::new(&registryd, &world) } else { Pusher::new(&other, &world) };
-    let blob: Vec<u8> =
-        (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let blob = blob();
     let (uuid, digest) = (begins.start().await, digest_of(&blob));
-    begins.patch(&uuid, blob.clone()).await;
+    begins.patch(&uuid, blob).await;
     let end = pusher.finish(&uuid, &digest, "").await;
     assert_eq!(end.status(), StatusCode::CREATED);
-    drop(registryd);
 
-    let calls = Calls::read(&log);
+    // It is written down after the client has it.
+    let calls = eventually(
+        || Some(Calls::read(&log)).filter(|calls| calls.0.iter().any(|call| is_answer(call))),
+        || std::fs::read_to_string(&log).unwrap(),
+    );
     let hex = digest.strip_prefix("sha256:").unwrap();
     let place = format!("sha256/{}/{hex}\"", &hex[..2]);
     let parent = format!("sha256/{}>", &hex[..2]);
     let moved = calls.next(0, "the move", |call| is_move(call) && call.contains(&place));
     let written = |call: &String| call.starts_with("pwrite64(") && call.contains("/uploads/");
-    let written = calls.0[..moved].iter().rposition(written);
-    let flushed = calls.next(written.unwrap_or_default(), "the file's flush", |call| {
-        is_flush(call) && call.contains("/uploads/")
-    });
+    let written = calls.0[..moved].iter().rposition(written).expect("it is written");
+    let flushed = calls
+        .next(written, "the file's flush", |call| is_flush(call) && call.contains("/uploads/"));
     assert!(flushed < moved, "flushed after it was moved");
     let mut last =
         calls.next(moved, "the folder's flush", |call| is_flush(call) && call.contains(&parent));
     if !on_sqlite() {
         last = calls.next(last, "the commit", |call| call.contains("COMMIT"));
     }
-    calls.next(last, "the answer", |call| call.contains("HTTP/1.1 201"));
+    calls.next(last, "the answer", is_answer);
 }
 
 #[tokio::test]
