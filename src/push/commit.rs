@@ -41,17 +41,20 @@ impl Pushes {
         db: Session<'_>,
         open: &mut Open,
         range: Option<ContentRange>,
-        body: Body<S>,
+        mut body: Body<S>,
         claimed: &str,
     ) -> Result<Digest, PushError>
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
         E: Display,
     {
-        let moved = match self.take_in(db, open, range, body).await {
+        let moved = match self.take_in(db, open, range, &mut body).await {
             Ok(()) => None,
             // Perhaps a commit that was cut off after it had put the bytes into place.
-            Err(PushError::Bytes(error @ UploadError::Invalid(_))) => Some(error),
+            Err(PushError::Bytes(error @ UploadError::Invalid(_))) => {
+                self.hash_again(open, body, claimed).await?;
+                Some(error)
+            }
             Err(error) => return Err(error),
         };
         step("put: bytes stored");
@@ -72,6 +75,38 @@ impl Pushes {
         let end = self.clone().end(catalog, route, open.clone(), digest.clone(), bytes);
         tokio::task::spawn_local(end).await.map_err(panicked)??;
         Ok(digest)
+    }
+
+    /// Takes what the end brings once more, to hash it and no more, where its blob is in place.
+    async fn hash_again<S, E>(
+        &self,
+        open: &mut Open,
+        mut body: Body<S>,
+        claimed: &str,
+    ) -> Result<(), PushError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let Some(claimed) = Digest::parse(claimed) else { return Ok(()) };
+        let stored = open.uploads.stored(&claimed).await?;
+        let length = stored.filter(|length| *length <= self.0.largest);
+        // Also the byte after the last: there may be none.
+        while length.is_some_and(|length| open.progress.byte_count <= length) {
+            let batch = body.batch(open.progress.byte_count).await?;
+            if batch.is_empty() {
+                break;
+            }
+            open.progress.byte_count += batch.len() as u64;
+            open.progress.uncompressed_byte_count = None;
+            let mut hash = open.hash.clone();
+            let hashing = tokio::task::spawn_blocking(move || {
+                hash.update(&batch);
+                hash
+            });
+            open.hash = hashing.await.map_err(panicked)?;
+        }
+        Ok(())
     }
 
     /// A task of its own: a client that goes away takes its request along, and with it would go the

@@ -180,13 +180,13 @@ impl Pushes {
         db: Session<'_>,
         open: &mut Open,
         range: Option<ContentRange>,
-        body: Body<S>,
+        mut body: Body<S>,
     ) -> Result<(), PushError>
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
         E: Display,
     {
-        self.take_in(db, open, range, body).await?;
+        self.take_in(db, open, range, &mut body).await?;
         step("patch: bytes stored");
         if open.progress == open.row.progress {
             return Ok(());
@@ -209,7 +209,7 @@ impl Pushes {
         db: Session<'_>,
         open: &mut Open,
         range: Option<ContentRange>,
-        mut body: Body<S>,
+        body: &mut Body<S>,
     ) -> Result<(), PushError>
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
@@ -218,19 +218,12 @@ impl Pushes {
         let Progress { byte_count, chunk_count, .. } = open.progress;
         let room = self.0.largest.saturating_sub(byte_count);
         let too_large = || PushError::TooLarge { limit: self.0.largest };
-        let part = match range {
-            Some(range) => {
-                let known = range.overlap(byte_count)?;
-                Some((known, range.length.saturating_sub(known)))
-            }
-            None => None,
-        };
+        let new = open.choose(range, body)?;
         let appender = self.turn(db, open).await?;
-        match part {
-            Some((_, 0)) => return Ok(()),
-            Some((_, new)) if new > room => return Err(too_large()),
-            Some((known, new)) => body.part(known, new),
-            None => {}
+        match new {
+            Some(0) => return Ok(()),
+            Some(new) if new > room => return Err(too_large()),
+            _ => {}
         }
         let uncompressed = (chunk_count == 0).then(Uncompressed::default);
         let sink = Sink { appender, hash: open.hash.clone(), uncompressed };
@@ -322,6 +315,24 @@ impl Open {
     /// How many bytes it has.
     pub fn byte_count(&self) -> u64 {
         self.progress.byte_count
+    }
+
+    /// Leaves out of a body what the upload has already. Returns how many bytes are new, where the
+    /// client has said that.
+    fn choose<S, E>(
+        &self,
+        range: Option<ContentRange>,
+        body: &mut Body<S>,
+    ) -> Result<Option<u64>, PushError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let Some(range) = range else { return Ok(None) };
+        let known = range.overlap(self.progress.byte_count)?;
+        let new = range.length.saturating_sub(known);
+        body.part(known, new);
+        Ok(Some(new))
     }
 }
 

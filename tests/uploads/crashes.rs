@@ -104,11 +104,13 @@ async fn go_on(
         }
         // The bytes have moved already: only the same end can follow.
         "put: in place" => {
-            let answer = pusher.finish(uuid, &digest, blob[known.bytes..].to_vec()).await;
-            match known.bytes == blob.len() {
-                true => assert_eq!(answer.status(), StatusCode::CREATED),
-                false => assert_eq!(refusal(answer).await.1, "BLOB_UPLOAD_INVALID"),
+            for rest in [&b"other bytes"[..], &blob[known.bytes.saturating_sub(1)..]] {
+                let answer = pusher.finish(uuid, &digest, rest.to_vec()).await;
+                assert_eq!(refusal(answer).await.1, "BLOB_UPLOAD_INVALID");
             }
+            let answer = pusher.finish(uuid, &digest, blob[known.bytes..].to_vec()).await;
+            assert_eq!(answer.status(), StatusCode::CREATED);
+            assert!(pusher.pull(&digest).await.unwrap() == blob);
         }
         _ => {
             assert_resumable(world);
