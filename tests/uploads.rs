@@ -6,7 +6,7 @@ mod gates;
 mod hostile;
 mod memory;
 mod outages;
-mod overlap;
+pub mod overlap;
 mod python;
 mod ranges;
 pub mod sound;

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use tokio::time::{Instant, timeout};
 
 use super::batch::Batch;
 
-/// How long a client may send nothing. nginx allows more; what is idle for so long is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long a client may keep us waiting; then it has gone. Bytes that come give back what they took,
+/// at this many of them a second: one byte a minute is no body either.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 256;
 
 /// A body that ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +22,9 @@ pub enum BodyError {
     /// The connection broke, or what came over it is no body.
     #[error("the body broke off: {0}")]
     Broken(String),
-    /// Nothing came.
-    #[error("no byte of the body within {} s", SILENCE.as_secs())]
-    Silent,
+    /// Nothing came, or next to nothing.
+    #[error("the body came too slowly: {} s without {SLOWEST} bytes for each", PATIENCE.as_secs())]
+    TooSlow,
     /// This machine has none for its bytes.
     #[error("no memory for the body: {0}")]
     NoMemory(#[from] io::Error),
@@ -37,8 +40,9 @@ pub struct Body<S> {
     /// What did not fit into the batch before.
     rest: Bytes,
     ended: bool,
-    /// How long nothing may come.
-    silence: Duration,
+    /// How long may still be waited.
+    patience: Duration,
+    most_patience: Duration,
 }
 
 impl<S, E> Body<S>
@@ -49,12 +53,14 @@ where
     /// All of `stream`.
     pub fn new(stream: S) -> Self {
         let (skip, left, rest, ended) = (0, u64::MAX, Bytes::new(), false);
-        Self { stream, skip, left, rest, ended, silence: SILENCE }
+        let (patience, most_patience) = (PATIENCE, PATIENCE);
+        Self { stream, skip, left, rest, ended, patience, most_patience }
     }
 
-    /// All of a stream that bounds its own silence: one that is fetched goes on elsewhere then.
+    /// All of a stream that bounds its own time: one that is fetched goes on elsewhere then.
     pub fn bounded(stream: S) -> Self {
-        Self { silence: Duration::MAX, ..Self::new(stream) }
+        let (patience, most_patience) = (Duration::MAX, Duration::MAX);
+        Self { patience, most_patience, ..Self::new(stream) }
     }
 
     /// Only `length` bytes after the first `skip`.
@@ -80,16 +86,24 @@ where
     /// Waits for bytes that count; false at the end.
     async fn has_more(&mut self) -> Result<bool, BodyError> {
         while self.rest.is_empty() && self.left > 0 && !self.ended {
-            let next = pin!(self.stream.next());
-            let next =
-                tokio::time::timeout(self.silence, next).await.map_err(|_| BodyError::Silent)?;
-            match next {
+            match self.next().await? {
                 None => self.ended = true,
-                Some(Err(error)) => return Err(BodyError::Broken(error.to_string())),
-                Some(Ok(piece)) => self.rest = self.counted(piece),
+                Some(piece) => self.rest = self.counted(piece),
             }
         }
         Ok(!self.rest.is_empty())
+    }
+
+    /// The next bytes that come. Only the time in here counts: a storage may be slower.
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let began = Instant::now();
+        let next = pin!(self.stream.next());
+        let next = timeout(self.patience, next).await.map_err(|_| BodyError::TooSlow)?;
+        let piece = next.transpose().map_err(|error| BodyError::Broken(error.to_string()))?;
+        let earned = piece.as_ref().map_or(0, |piece| piece.len() as u64 * 1000 / SLOWEST);
+        let left = self.patience.saturating_sub(began.elapsed());
+        self.patience = left.saturating_add(Duration::from_millis(earned)).min(self.most_patience);
+        Ok(piece)
     }
 
     fn counted(&mut self, mut piece: Bytes) -> Bytes {
@@ -134,15 +148,50 @@ mod tests {
         assert_eq!(read(&["abc"], Some((0, 0))).await, "");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn broken_and_silent_bodies_are_errors() {
+    #[tokio::test]
+    async fn a_broken_body_is_an_error() {
         let broken = stream::iter([Ok(Bytes::from_static(b"a")), Err("reset")]);
         assert!(matches!(Body::new(broken).batch(0).await, Err(BodyError::Broken(_))));
-        let silent = stream::pending::<Result<Bytes, String>>();
-        assert!(matches!(Body::new(silent).batch(0).await, Err(BodyError::Silent)));
+    }
+
+    /// So many bytes at a time, so far apart: how many come, and until when.
+    async fn drip(length: usize, seconds: u64) -> (Result<usize, BodyError>, u64) {
+        let began = Instant::now();
+        let mut clock = tokio::time::interval(Duration::from_secs(seconds));
+        clock.tick().await;
+        let pieces = stream::unfold((clock, 0), move |(mut clock, number)| async move {
+            clock.tick().await;
+            (number < 1000).then(|| (Ok::<_, String>(vec![0; length].into()), (clock, number + 1)))
+        });
+        let mut body = Body::new(Box::pin(pieces));
+        let mut came = 0;
+        let ended = loop {
+            match body.batch(came as u64).await {
+                Ok(batch) if batch.is_empty() => break Ok(came),
+                Ok(batch) => came += batch.len(),
+                Err(error) => break Err(error),
+            }
+        };
+        (ended, began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_to_come() {
+        let too_slow = |(ended, seconds): (Result<usize, BodyError>, u64)| {
+            assert!(matches!(ended, Err(BodyError::TooSlow)), "{ended:?}");
+            seconds
+        };
+        assert_eq!(too_slow(drip(0, 1).await), 60);
+        assert_eq!(too_slow(drip(1, 59).await), 60);
+        assert_eq!(too_slow(drip(128, 1).await), 119);
+        // Much at once is no credit for hours.
+        assert_eq!(too_slow(drip(1 << 20, 61).await), 60);
+        for (length, seconds) in [(256, 1), (15 * 256, 15), (1 << 20, 59)] {
+            assert_eq!(drip(length, seconds).await.0.unwrap(), 1000 * length, "{length}");
+        }
         // Its stream waits for another answer, from where this one stopped.
         let late = Box::pin(stream::once(async {
-            tokio::time::sleep(SILENCE * 3).await;
+            tokio::time::sleep(PATIENCE * 3).await;
             Ok::<_, String>(Bytes::from_static(b"late"))
         }));
         assert_eq!(Body::bounded(late).batch(0).await.unwrap(), "late");

@@ -278,7 +278,7 @@ impl App {
             PushError::Catalog(error) => error.into(),
             PushError::TooLarge { .. } => size_invalid(error.to_string()),
             PushError::OverQuota => quota_exceeded(),
-            PushError::Body(BodyError::Silent) => too_slow(error.to_string()),
+            PushError::Body(BodyError::TooSlow) => too_slow(error.to_string()),
             PushError::Bytes(UploadError::Invalid(_)) => {
                 let (repo, error) = (&access.name, error.to_string());
                 tracing::warn!(%repo, error, "upload unusable");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::fault_proxy::{FULL, INTERNAL, LATE_ERROR, SLOW_DOWN};
@@ -18,6 +18,7 @@ use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::images::{Blob, Manifest, OCI_LAYER, digest_of};
 use crate::support::pusher::{Pusher, header, refusal};
 use crate::support::{Registryd, TableLock, World, http};
+use crate::uploads::overlap::{open_body, until};
 
 /// More often than a request is sent.
 const ALWAYS: usize = usize::MAX;
@@ -51,7 +52,7 @@ impl Place {
     /// The blob as a client gets it, from where it is sent to.
     async fn pull(&self, digest: &str) -> Vec<u8> {
         let path = format!("blobs/{digest}");
-        let answer = self.pusher().send(reqwest::Method::GET, &path, &[], "").await;
+        let answer = self.pusher().send(Method::GET, &path, &[], "").await;
         assert_eq!(answer.status(), StatusCode::FOUND);
         let answer = http().get(location(&answer)).send().await.unwrap();
         answer.bytes().await.unwrap().to_vec()
@@ -125,6 +126,79 @@ async fn uploads_go_on_when_the_storage_does() {
     assert_eq!(answer.status(), StatusCode::CREATED);
     assert!(place.pull(&digest).await == blob);
     assert_eq!(place.world.database.sql("SELECT count(*) FROM blobupload"), "0");
+}
+
+/// Before the end is told, the storage is asked what it has, and freed of what nobody needs.
+#[tokio::test]
+async fn an_end_whose_questions_fail() {
+    let redis = Redis::start();
+    let mut world = World::new();
+    world.configure("USER_EVENTS_REDIS", redis.map(0));
+    let place = Place::of(world).await;
+    let pusher = place.pusher();
+    let blob = bytes(1000);
+    let (uuid, digest) = (pusher.start().await, digest_of(&blob));
+    pusher.patch(&uuid, blob.clone()).await;
+    let chunk = |head: &&String| head.starts_with("DELETE ") && head.contains("/uploads/");
+    let row = || place.world.database.sql("SELECT * FROM blobupload");
+    let before = row();
+    for fault in [SLOW_DOWN, INTERNAL, Fault::Reset] {
+        place.proxy.fail("HEAD ", ALWAYS, fault.clone());
+        assert_unavailable(pusher.finish(&uuid, &digest, "").await, &format!("{fault:?}")).await;
+        place.proxy.heal();
+        assert_eq!(row(), before);
+    }
+    // Quay's clean-up finds the chunks that cannot be removed; the blob is a blob.
+    place.proxy.fail("DELETE ", ALWAYS, SLOW_DOWN);
+    let end = pusher.finish(&uuid, &digest, "").await;
+    assert_eq!(end.status(), StatusCode::CREATED);
+    assert!(place.proxy.heads().iter().any(|head| chunk(&head)), "{:?}", place.proxy.heads());
+    assert!(place.pull(&digest).await == blob);
+    // An upload that cannot be removed is there, and is told to be.
+    place.proxy.heal();
+    let uuid = pusher.start().await;
+    pusher.patch(&uuid, blob.clone()).await;
+    let (path, before) = (format!("blobs/uploads/{uuid}"), row());
+    place.proxy.fail("DELETE ", ALWAYS, SLOW_DOWN);
+    let answer = pusher.send(Method::DELETE, &path, &[], "").await;
+    assert_unavailable(answer, "a cancel").await;
+    assert_eq!(row(), before);
+    place.proxy.heal();
+    let answer = pusher.send(Method::DELETE, &path, &[], "").await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(row(), "");
+}
+
+/// Nothing is left of a request whose client has gone, also where its first parts were stored; the
+/// upload goes on from where it was.
+#[tokio::test]
+async fn a_client_that_goes_in_the_middle() {
+    let place = Place::new().await;
+    let pusher = place.pusher();
+    let (uuid, first, rest) = (pusher.start().await, bytes(1000), bytes(12 * MIB));
+    pusher.patch(&uuid, first.clone()).await;
+    let (pieces, body) = open_body();
+    let stored = |mark: &str| place.proxy.seen(mark) > 0;
+    let going = async {
+        pieces.send(rest.clone().into()).unwrap();
+        // Two parts are on their way or there, one fills.
+        until(|| stored("partNumber=2")).await;
+    };
+    tokio::select! {
+        answer = pusher.patch(&uuid, body) => panic!("{answer:?}"),
+        () = going => {}
+    }
+    until(|| place.registryd.metric("http_requests_in_flight") == 0.0).await;
+    until(|| place.proxy.heads().iter().any(|head| is_abort(head))).await;
+    assert_eq!(header(&pusher.status(&uuid).await, "range"), "0-999");
+    let blob = [first, rest.clone()].concat();
+    let end = pusher.finish(&uuid, &digest_of(&blob), rest).await;
+    assert_eq!(end.status(), StatusCode::CREATED);
+    assert!(place.pull(&digest_of(&blob)).await == blob);
+}
+
+fn is_abort(head: &str) -> bool {
+    head.starts_with("DELETE ") && head.contains("uploadId=")
 }
 
 /// What passes within a request is nobody's business.

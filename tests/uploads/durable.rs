@@ -18,7 +18,8 @@ struct Calls(Vec<String>);
 
 /// Registryd, and where its system calls are written to. It is our own child, and dies as such.
 fn watched(world: &World, folder: &Folder) -> Option<(Registryd, PathBuf)> {
-    if !Command::new("strace").args(["-qq", "true"]).status().unwrap().success() {
+    let tried = Command::new("strace").args(["-qq", "true"]).output().unwrap();
+    if !tried.status.success() {
         left_out("system calls cannot be watched here");
         return None;
     }

@@ -51,6 +51,50 @@ async fn only_who_may_write() {
     assert_eq!(ask(&registryd, "GET", "demo/private", &uuid, &token).await, 204);
 }
 
+/// The state of a repository decides about tokens: who has one goes on, as in Quay, unless the
+/// repository is about to go.
+#[tokio::test]
+async fn repositories_that_change_their_state_under_an_upload() {
+    let world = World::with_own_storage();
+    let registryd = world.registryd();
+    let pusher = Pusher::new(&registryd, &world);
+    let set = |state: u8| {
+        world.database.sql(&format!("UPDATE repository SET state = {state} WHERE name = 'private'"))
+    };
+    let (normal, marked_for_deletion) = (0, 3);
+    // NORMAL, READ_ONLY, MIRROR, MARKED_FOR_DELETION, ORG_MIRROR.
+    for state in [0, 1, 2, marked_for_deletion, 4] {
+        for verb in VERBS {
+            set(normal);
+            world.database.sql("DELETE FROM blobupload");
+            let uuid = pusher.start().await;
+            let before = world.database.sql("SELECT * FROM blobupload");
+            set(state);
+            let status = ask(&registryd, verb, "demo/private", &uuid, &pusher.token).await;
+            if state == marked_for_deletion {
+                assert_eq!(status, 404, "{verb}");
+                assert_eq!(world.database.sql("SELECT * FROM blobupload"), before, "{verb}");
+            } else {
+                assert!((200..300).contains(&status), "{verb} in state {state}: {status}");
+            }
+        }
+    }
+    let blobs = world.database.sql("SELECT count(*) FROM uploadedblob");
+    // What is committed while it is marked is nobody's.
+    set(normal);
+    let uuid = pusher.start().await;
+    set(marked_for_deletion);
+    let mount = "blobs/uploads/?from=demo/public&mount=";
+    let layer = world.public.manifest.layers()[0].digest.clone();
+    for answer in [
+        pusher.finish(&uuid, &digest_of(b"bytes"), "bytes").await,
+        pusher.send(Method::POST, &format!("{mount}{layer}"), &[], "").await,
+    ] {
+        assert_eq!(refusal(answer).await.1, "NAME_UNKNOWN");
+    }
+    assert_eq!(world.database.sql("SELECT count(*) FROM uploadedblob"), blobs);
+}
+
 #[tokio::test]
 async fn modes_in_which_nothing_is_written() {
     // The mode, what is told, and the verbs that go on.

@@ -182,20 +182,21 @@ async fn a_database_that_is_away_at_the_end() {
     let world = World::with_own_storage();
     let registryd = world.registryd();
     let pusher = Pusher::new(&registryd, &world);
-    // Once to be put into place, once to be found there.
-    for _ in 0..2 {
-        let (blob, uuid) = (b"nearly", pusher.start().await);
-        pusher.patch(&uuid, blob.to_vec()).await;
+    // Once to be put into place, once to be found there; and as often with bytes in the end.
+    for (blob, first) in [("nearly", 6), ("nearly", 6), ("there", 2), ("there", 2)] {
+        let uuid = pusher.start().await;
+        pusher.patch(&uuid, &blob[..first]).await;
         let lock = TableLock::take(&world.database, "imagestorage").await;
         // Until the statement takes too long.
-        let end = pusher.finish(&uuid, &digest_of(blob), "").await;
+        let digest = digest_of(blob.as_bytes());
+        let end = pusher.finish(&uuid, &digest, &blob[first..]).await;
         assert_eq!(end.status(), StatusCode::SERVICE_UNAVAILABLE);
         lock.release().await;
         assert_stored_as_committed(&world);
-        let end = pusher.finish(&uuid, &digest_of(blob), "").await;
+        let end = pusher.finish(&uuid, &digest, &blob[first..]).await;
         assert_eq!(end.status(), StatusCode::CREATED);
         assert_eq!(leftovers(&world), ("0".to_owned(), 0));
-        assert_sound(&world, &pusher, blob).await;
+        assert_sound(&world, &pusher, blob.as_bytes()).await;
     }
 }
 
@@ -335,5 +336,39 @@ async fn bytes_that_are_gone() {
         }
     }
     assert_eq!(pusher.pull(&digest_of(b"bytes")).await, Err(StatusCode::NOT_FOUND));
+    assert_sound(&world, &pusher, b"bytes").await;
+}
+
+/// A storage that is not mounted: what is in it is there when it is back.
+#[tokio::test]
+async fn a_storage_that_is_not_mounted() {
+    let world = World::with_own_storage();
+    let registryd = world.registryd();
+    let pusher = Pusher::new(&registryd, &world);
+    let uuid = pusher.start().await;
+    pusher.patch(&uuid, "bytes").await;
+    let before = world.database.sql("SELECT * FROM blobupload");
+    let elsewhere = world.storage.with_extension("elsewhere");
+    std::fs::rename(&world.storage, &elsewhere).unwrap();
+    // The folder that it is mounted on, or not even that.
+    for there in [true, false] {
+        match there {
+            true => std::fs::create_dir(&world.storage).unwrap(),
+            false => std::fs::remove_dir(&world.storage).unwrap(),
+        }
+        let path = format!("blobs/uploads/{uuid}");
+        for answer in [
+            pusher.patch(&uuid, " and more").await,
+            pusher.finish(&uuid, &digest_of(b"bytes"), "").await,
+            pusher.send(Method::DELETE, &path, &[], "").await,
+        ] {
+            let (status, code, _) = refusal(answer).await;
+            assert_eq!((status, code.as_str()), (503, "UNAVAILABLE"));
+            assert_eq!(world.database.sql("SELECT * FROM blobupload"), before);
+        }
+    }
+    std::fs::rename(&elsewhere, &world.storage).unwrap();
+    let end = pusher.finish(&uuid, &digest_of(b"bytes"), "").await;
+    assert_eq!(end.status(), StatusCode::CREATED);
     assert_sound(&world, &pusher, b"bytes").await;
 }

@@ -86,11 +86,7 @@ impl LocalUploads {
             };
             FileStamp::of(&file?)
         });
-        let stamp = stamp.await.map_err(|error| match error {
-            UploadError::Invalid(reason) => UploadError::Unavailable(reason),
-            error => error,
-        })?;
-        let (metadata, stamp) = ("{}".to_owned(), Some(stamp));
+        let (metadata, stamp) = ("{}".to_owned(), Some(stamp.await?));
         Ok(Appended { written: 0, metadata, stamp, shared: false })
     }
 
@@ -230,7 +226,11 @@ impl LocalUploads {
 
     pub(super) async fn cancel(&self, uuid: &str) -> Result<(), UploadError> {
         let path = self.upload(uuid)?;
-        blocking(&path, remove).await
+        blocking(&path, |path| match fs::remove_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && is_in_a_folder(path) => Ok(()),
+            removed => removed,
+        })
+        .await
     }
 }
 
@@ -412,15 +412,24 @@ pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> Result<T, UploadError> {
-    let owned = path.to_owned();
-    let done = tokio::task::spawn_blocking(move || work(&owned)).await;
-    done.map_err(io::Error::other).and_then(|result| result).map_err(|error| failure(path, &error))
+    let path = path.to_owned();
+    let done =
+        tokio::task::spawn_blocking(move || work(&path).map_err(|error| failure(&path, &error)));
+    done.await.map_err(|error| UploadError::Unavailable(error.to_string()))?
+}
+
+/// Whether its folder is there: without it nothing is known of the file.
+fn is_in_a_folder(path: &Path) -> bool {
+    path.parent().is_some_and(Path::is_dir)
 }
 
 fn failure(path: &Path, error: &io::Error) -> UploadError {
     let reason = format!("{}: {error}", path.display());
     match error.kind() {
-        ErrorKind::NotFound => UploadError::Invalid(reason),
+        ErrorKind::NotFound if is_in_a_folder(path) => UploadError::Invalid(reason),
+        ErrorKind::NotFound => UploadError::Unavailable(format!(
+            "{reason}, nor is its folder: is the storage mounted?"
+        )),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             UploadError::Full(reason)
         }
