@@ -80,6 +80,9 @@ struct Arguments {
     #[arg(long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "",
           conflicts_with_all = ["only", "storms"])]
     pushes: Option<String>,
+    /// Also 2 GiB from 16 clients at once, for which 40 GiB have to be free
+    #[arg(long, conflicts_with_all = ["only", "storms", "mirrors"])]
+    large: bool,
     /// Only mirrors
     #[arg(long, conflicts_with_all = ["only", "storms", "pushes"])]
     mirrors: bool,
@@ -133,7 +136,7 @@ fn pushes(arguments: &Arguments, stack: &Stack, only: &str, report: &mut Report)
     let registryd = &Registryd::start(&stack.fixture.conf, &listen);
     let (fixture, docker) = (&stack.fixture, DockerRegistry::start());
     let peers = uploads::Peers { registryd, socket, fixture, docker };
-    for case in uploads::cases().iter().filter(|case| case.is(only)) {
+    for case in uploads::cases(arguments.large).iter().filter(|case| case.is(only)) {
         report.pushed(case.measure(&peers, arguments.rounds));
     }
 }
