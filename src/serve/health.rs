@@ -1,5 +1,6 @@
 //! Is everything there that requests need?
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,17 +52,25 @@ impl Health {
                 return problems;
             }
         }
-        match self.shared.instance_key.kid() {
-            Err(error) => problems.push(format!("instance key: {error}")),
-            Ok(kid) => match self.keys.knows(&self.catalog, &kid).await {
-                Ok(true) => {}
-                Ok(false) => problems.push(format!(
-                    "instance key: no approved, unexpired row of servicekey has kid {kid}"
-                )),
-                Err(error) => problems.push(format!("instance key: {error}")),
-            },
-        }
+        problems.extend(self.instance_key().await.err());
         problems
+    }
+
+    /// Whether the database knows the key that tokens are signed with.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn instance_key(&self) -> Result<(), String> {
+        let problem = |error: &dyn Display| format!("instance key: {error}");
+        let kid = self.shared.instance_key.kid().map_err(|error| problem(&error))?;
+        match self.keys.knows(&self.catalog, &kid).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let unknown = format!("no approved, unexpired row of servicekey has kid {kid}");
+                Err(problem(&unknown))
+            }
+            Err(error) => Err(problem(&error)),
+        }
     }
 
     async fn check_schema(&self) -> Result<Vec<String>, String> {

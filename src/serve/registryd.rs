@@ -227,7 +227,7 @@ impl Parts {
         let collector = Collector::new(catalog, self.shared.pushes.clone(), config, metrics);
         let window = config.auth.new_namespaces.tag_expiration;
         let (stop, stopped) = watch::channel(false);
-        let collecting = mirror::collect(collector, rules.every, window, stopped);
+        let collecting = mirror::collect(collector, self.health(), rules.every, window, stopped);
         Some((stop, actix_web::rt::spawn(collecting)))
     }
 

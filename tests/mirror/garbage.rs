@@ -16,9 +16,15 @@ const REPO: &str = "admin/app";
 impl Own {
     /// A setting for the next start.
     fn set(&self, line: &str) {
+        self.configure(|config| format!("{config}{line}\n"));
+    }
+
+    fn configure(&self, change: impl FnOnce(&str) -> String) {
         let path = self.path("config.yaml");
         let config = fs::read_to_string(&path).unwrap();
-        fs::write(path, format!("{config}{line}\n")).unwrap();
+        let changed = change(&config);
+        assert_ne!(changed, config);
+        fs::write(path, changed).unwrap();
     }
 
     /// Whatever has ended, or ever will, did so long ago; all files are as old.
@@ -238,14 +244,34 @@ async fn the_configuration_says_when() {
     drop(own.run_once());
     assert_eq!(own.sql(windows), "86400");
     assert!(own.knows(&image("v1")));
-    let path = own.path("config.yaml");
-    let config = fs::read_to_string(&path).unwrap();
-    assert!(config.contains("DEFAULT_TAG_EXPIRATION: 1d"));
-    fs::write(path, config.replace("EXPIRATION: 1d", "EXPIRATION: 1h")).unwrap();
+    own.configure(|config| config.replace("EXPIRATION: 1d", "EXPIRATION: 1h"));
     let registryd = own.run_once();
     assert_eq!(own.sql(windows), "3600");
     assert!(!own.knows(&image("v1")));
     assert!(registryd.logs().contains("garbage collected"), "{}", registryd.logs());
+}
+
+/// The database of another registry names nothing of what is in the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_database_takes_nothing_away() {
+    let (own, other) = (Own::new(), Own::new());
+    let registryd = own.start(&[]);
+    let secret = password(&registryd);
+    own.pusher(&registryd, &secret, REPO).push("v1", &image("v1")).await;
+    drop((registryd, other.start(&[])));
+    own.age();
+    let databases = [&own, &other].map(|one| one.path("quay.db").display().to_string());
+    own.configure(|config| config.replace(&databases[0], &databases[1]));
+    let before = own.stored();
+    let confused = own.try_start(&[]).unwrap_or_else(|(status, log)| panic!("{status}: {log}"));
+    let refused = || confused.logs().contains("no garbage is collected");
+    eventually(|| refused().then_some(()), || confused.logs());
+    assert!(confused.logs().contains("no approved, unexpired row of servicekey"));
+    drop(confused);
+    assert_eq!(own.stored(), before);
+    own.configure(|config| config.replace(&databases[1], &databases[0]));
+    let registryd = own.run_once();
+    assert_pulls(&own.pusher(&registryd, &secret, REPO), "v1", &image("v1")).await;
 }
 
 /// What is left is whole, and the next run takes the rest.
