@@ -7,7 +7,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 
+use super::UploadError;
 use crate::oci::{Digest, Sha256, Sha256State};
 
 /// Pickle, protocol 4: the class `resumablesha256.sha256` and the head of 112 bytes.
@@ -35,6 +37,15 @@ impl ResumableSha256 {
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
+    }
+
+    /// With these bytes, hashed on a thread that serves nobody meanwhile.
+    pub async fn with(mut self, bytes: Bytes) -> Result<Self, UploadError> {
+        let hashed = tokio::task::spawn_blocking(move || {
+            self.update(&bytes);
+            self
+        });
+        Ok(hashed.await?)
     }
 
     /// The digest of all bytes so far.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio::task::JoinError;
+
 /// Bytes that could not be stored, read or put into place.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -20,6 +22,13 @@ pub enum UploadError {
     /// The storage says no, as credentials, policies or settings have it: the operator's to change.
     #[error("storage refuses: {0}")]
     Refused(String),
+}
+
+/// Work on another thread that panicked, or was not begun because the process ends.
+impl From<JoinError> for UploadError {
+    fn from(error: JoinError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
 }
 
 /// For streams, whose items end in an [`io::Error`]: its `get_ref` holds this one.

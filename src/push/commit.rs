@@ -8,7 +8,7 @@ use futures_util::Stream;
 use super::PushError;
 use super::body::Body;
 use super::steps::step;
-use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken, panicked};
+use super::uploads::{Carried, ContentRange, Open, Pushes, overtaken};
 use crate::blobs::{BlobPath, Reread, UploadError};
 use crate::catalog::{Catalog, Committed, Session};
 use crate::events::{BlobLock, LockState};
@@ -73,7 +73,7 @@ impl Pushes {
         step("put: bytes settled");
         let (catalog, route) = db.parts();
         let end = self.clone().end(catalog, route, open.clone(), digest.clone(), bytes);
-        tokio::task::spawn_local(end).await.map_err(panicked)??;
+        tokio::task::spawn_local(end).await.map_err(UploadError::from)??;
         Ok(digest)
     }
 
@@ -90,21 +90,19 @@ impl Pushes {
     {
         let Some(claimed) = Digest::parse(claimed) else { return Ok(()) };
         let stored = open.uploads.stored(&claimed).await?;
-        let length = stored.filter(|length| *length <= self.0.largest);
+        let Some(length) = stored.filter(|length| *length <= self.0.largest) else {
+            return Ok(());
+        };
         // Also the byte after the last: there may be none.
-        while length.is_some_and(|length| open.progress.byte_count <= length) {
+        while open.progress.byte_count <= length {
             let batch = body.batch(open.progress.byte_count).await?;
             if batch.is_empty() {
                 break;
             }
             open.progress.byte_count += batch.len() as u64;
+            // Not counted a second time.
             open.progress.uncompressed_byte_count = None;
-            let mut hash = open.hash.clone();
-            let hashing = tokio::task::spawn_blocking(move || {
-                hash.update(&batch);
-                hash
-            });
-            open.hash = hashing.await.map_err(panicked)?;
+            open.hash = open.hash.clone().with(batch).await?;
         }
         Ok(())
     }

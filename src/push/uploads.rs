@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::PushError;
@@ -375,7 +375,7 @@ impl Stage {
     async fn ready(self) -> Result<Sink, UploadError> {
         match self {
             Self::Ready(sink) => Ok(*sink),
-            Self::Busy(working) => working.await.map_err(panicked)?,
+            Self::Busy(working) => working.await.map_err(UploadError::from)?,
         }
     }
 }
@@ -402,11 +402,7 @@ async fn count(
         counting.update(&batch);
         counting
     });
-    counted.await.map(Some).map_err(panicked)
-}
-
-pub(super) fn panicked(error: JoinError) -> UploadError {
-    UploadError::Unavailable(error.to_string())
+    Ok(counted.await.map(Some)?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Is everything there that requests need?
 
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,25 +51,29 @@ impl Health {
                 return problems;
             }
         }
-        problems.extend(self.instance_key().await.err());
+        match self.shared.instance_key.kid() {
+            Err(error) => problems.push(format!("instance key: {error}")),
+            Ok(kid) => match self.keys.knows(&self.catalog, &kid).await {
+                Ok(true) => {}
+                Ok(false) => problems.push(format!(
+                    "instance key: no approved, unexpired row of servicekey has kid {kid}"
+                )),
+                Err(error) => problems.push(format!("instance key: {error}")),
+            },
+        }
         problems
     }
 
-    /// Whether the database knows the key that tokens are signed with.
+    /// Whether the database has the instance key, at this moment.
     ///
     /// # Errors
-    /// Why not.
-    pub(super) async fn instance_key(&self) -> Result<(), String> {
-        let problem = |error: &dyn Display| format!("instance key: {error}");
-        let kid = self.shared.instance_key.kid().map_err(|error| problem(&error))?;
-        match self.keys.knows(&self.catalog, &kid).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                let unknown = format!("no approved, unexpired row of servicekey has kid {kid}");
-                Err(problem(&unknown))
-            }
-            Err(error) => Err(problem(&error)),
-        }
+    /// Why that is not known.
+    pub(super) async fn has_instance_key(&self) -> Result<bool, String> {
+        let kid = self.shared.instance_key.kid().map_err(|error| error.to_string())?;
+        let keys = self.catalog.session("health");
+        let keys = keys.service_keys(&self.shared.config.keys.service).await;
+        let keys = keys.map_err(|error| error.to_string())?;
+        Ok(keys.iter().any(|key| key.kid == kid))
     }
 
     async fn check_schema(&self) -> Result<Vec<String>, String> {

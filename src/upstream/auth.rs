@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, Url};
 use serde::Deserialize;
@@ -171,8 +169,7 @@ impl Asker<'_> {
     }
 
     fn basic(&self) -> Option<HeaderValue> {
-        let Credentials { username, password } = self.credentials?;
-        let encoded = STANDARD.encode(format!("{username}:{password}"));
+        let encoded = self.credentials?.encoded();
         let mut header = HeaderValue::from_str(&format!("Basic {encoded}")).ok()?;
         header.set_sensitive(true);
         Some(header)

@@ -4,6 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{AllowedHosts, Hosts, Patience, SourceName};
 
 /// Where one source repository is and how it is reached.
@@ -60,6 +63,13 @@ pub struct Credentials {
     pub username: String,
     /// `external_registry_password`
     pub password: String,
+}
+
+impl Credentials {
+    /// As they go over the wire (RFC 7617).
+    pub(super) fn encoded(&self) -> String {
+        STANDARD.encode(format!("{}:{}", self.username, self.password))
+    }
 }
 
 impl fmt::Debug for Credentials {

@@ -151,8 +151,9 @@ impl Source {
     /// An error without what a registry may have repeated in it.
     fn discreet(&self, error: UpstreamError, sent: Option<&HeaderValue>) -> UpstreamError {
         let sent = sent.and_then(|header| header.to_str().ok()?.split(' ').nth(1));
-        let password = self.options().credentials.as_ref().map(|known| known.password.as_str());
-        [sent, password].into_iter().flatten().fold(error, UpstreamError::without)
+        let error = sent.into_iter().fold(error, UpstreamError::without);
+        let Some(known) = &self.options().credentials else { return error };
+        error.without(&known.encoded()).without(&known.password)
     }
 
     /// Where the registry is. Without `verify_tls` it is asked once whether it speaks HTTPS.

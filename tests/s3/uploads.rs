@@ -1,10 +1,11 @@
 //! Uploads into a bucket, through the library: what they leave there, and by which requests.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use quay_sidecar::blobs::{BlobPath, BucketUploads, Patience, UploadError};
 use quay_sidecar::config::{S3, S3Uploads, Secret, SignatureVersion};
 use quay_sidecar::oci::Digest;
@@ -12,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{ACCESS, BUCKET, ObjectStorage, SECRET};
 use crate::support::eventually;
-use crate::support::fault_proxy::FaultProxy;
+use crate::support::fault_proxy::{Fault, FaultProxy};
 
 pub const MIB: usize = 1 << 20;
 
@@ -88,6 +89,19 @@ impl Uploads {
     fn root(&self) -> PathBuf {
         self.storage.folder.path().join(BUCKET).join("registry")
     }
+}
+
+/// Until the count is not zero and grows no more, for as long as it takes to be sure.
+pub async fn until_quiet(count: impl Fn() -> usize) -> usize {
+    let (mut last, mut quiet) = (0, 0);
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    while quiet < 25 {
+        look.tick().await;
+        let now = count();
+        quiet = if now == last && now > 0 { quiet + 1 } else { 0 };
+        last = now;
+    }
+    last
 }
 
 pub fn settings(port: u16) -> S3 {
@@ -263,26 +277,21 @@ async fn an_upload_takes_two_parts_of_memory_whatever_its_size() {
     let it = Uploads::new().await;
     let sent = bytes(40 * MIB);
     let mut appender = it.uploads.append("u", NOTHING, 0).await.unwrap();
-    let mut pieces = sent.chunks(MIB / 2).map(Bytes::copy_from_slice);
-    // Nothing leaves while nobody waits, so that this is what it holds.
-    let mut held = 0;
-    loop {
-        let piece = pieces.next().unwrap();
-        let length = piece.len();
-        // It waits with the piece that finds both parts full.
-        let mut write = Box::pin(appender.write(piece));
-        if let Some(outcome) = (&mut write).now_or_never() {
-            outcome.unwrap();
-            held += length;
-            continue;
+    let held = AtomicUsize::new(0);
+    it.proxy.fail("partNumber=1&", 1, Fault::Hold);
+    let writing = async {
+        for piece in sent.chunks(MIB / 2).map(Bytes::copy_from_slice) {
+            let length = piece.len();
+            appender.write(piece).await.unwrap();
+            held.fetch_add(length, Ordering::Relaxed);
         }
-        write.await.unwrap();
-        break;
-    }
-    assert_eq!(held, 10 * MIB);
-    for piece in pieces {
-        appender.write(piece).await.unwrap();
-    }
+    };
+    let stuck = async {
+        until_quiet(|| held.load(Ordering::Relaxed)).await;
+        assert_eq!(held.load(Ordering::Relaxed), 10 * MIB);
+        it.proxy.release();
+    };
+    tokio::join!(writing, stuck);
     let appended = appender.finish().await.unwrap();
     assert_eq!(it.proxy.seen("partNumber="), 8);
     it.complete(&appended.metadata, &sent).await;

@@ -80,7 +80,7 @@ async fn repositories_that_change_their_state_under_an_upload() {
         }
     }
     let blobs = world.database.sql("SELECT count(*) FROM uploadedblob");
-    // What is committed while it is marked is nobody's.
+    // Nothing is committed while it is marked.
     set(normal);
     let uuid = pusher.start().await;
     set(marked_for_deletion);

@@ -235,6 +235,17 @@ async fn secrets_that_come_back() {
     let text = error.to_string();
     assert!(text.contains("DENIED, not ***"), "{text}");
     assert!(!text.contains(PASSWORD) && !text.contains('\n'), "{text}");
+    // Nor the header in which a token service got it.
+    let it = Tokens::new().await;
+    let service = FaultProxy::to(1).await;
+    let asks = it.challenge(&format!("http://127.0.0.1:{}/v2/auth", service.port));
+    it.proxy.fail("/v2/", 1, Fault::Say("401 Unauthorized", asks, String::new()));
+    let Login { username, password, .. } = &it.world.puller;
+    let encoded = STANDARD.encode(format!("{username}:{password}"));
+    let body = format!(r#"{{"errors": [{{"code": "DENIED", "message": "Basic {encoded}"}}]}}"#);
+    service.fail(&encoded, 1, Fault::Say("403 Forbidden", String::new(), body));
+    let text = it.source().head(&tag("latest")).await.unwrap_err().to_string();
+    assert!(text.contains("DENIED, Basic ***"), "{text}");
 }
 
 #[tokio::test]

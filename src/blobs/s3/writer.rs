@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::answer::Part;
 use super::client::Client;
@@ -26,9 +26,7 @@ pub(super) struct Writer {
     client: Client,
     key: String,
     kind: Kind,
-    /// The part that is being filled, and its hash.
-    part: BytesMut,
-    hash: Sha256,
+    part: Filling,
     /// The part before, on its way.
     sending: Option<JoinHandle<Sent>>,
     upload: Option<Arc<Multipart>>,
@@ -38,14 +36,36 @@ pub(super) struct Writer {
     broken: bool,
 }
 
+/// A part that is being filled, and its hash.
+#[derive(Default)]
+struct Filling {
+    bytes: BytesMut,
+    hash: Sha256,
+}
+
+impl Filling {
+    /// On a thread that serves nobody meanwhile.
+    async fn take(mut self, piece: Bytes) -> Result<Self, JoinError> {
+        tokio::task::spawn_blocking(move || {
+            self.hash.update(&piece);
+            self.bytes.extend_from_slice(&piece);
+            self
+        })
+        .await
+    }
+
+    fn payload(self) -> Payload {
+        Payload::hashed(self.bytes.freeze(), self.hash)
+    }
+}
+
 impl Writer {
     pub fn new(client: &Client, key: String, kind: Kind) -> Self {
         Self {
             client: client.clone(),
             key,
             kind,
-            part: BytesMut::new(),
-            hash: Sha256::default(),
+            part: Filling::default(),
             sending: None,
             upload: None,
             parts: Vec::new(),
@@ -60,13 +80,13 @@ impl Writer {
         self.broken = true;
         let size = self.client.storage().uploads.minimum_chunk_size as usize;
         while !bytes.is_empty() {
-            if self.part.len() == size {
+            if self.part.bytes.len() == size {
                 self.send_part().await?;
             }
-            let taken = bytes.split_to(bytes.len().min(size - self.part.len()));
-            self.hash.update(&taken);
-            self.part.extend_from_slice(&taken);
-            self.written += taken.len() as u64;
+            let piece = bytes.split_to(bytes.len().min(size - self.part.bytes.len()));
+            self.written += piece.len() as u64;
+            let taken = std::mem::take(&mut self.part).take(piece).await;
+            self.part = taken.map_err(|error| self.panicked(&error))?;
         }
         self.broken = false;
         Ok(())
@@ -81,8 +101,7 @@ impl Writer {
     pub async fn finish(mut self) -> Result<(), S3Error> {
         self.usable()?;
         if self.upload.is_none() && self.sending.is_none() {
-            let body = Payload::hashed(self.part.split().freeze(), self.hash);
-            return self.client.put(&self.key, self.kind, body).await;
+            return self.client.put(&self.key, self.kind, self.part.payload()).await;
         }
         self.send_part().await?;
         self.settle().await?;
@@ -102,8 +121,7 @@ impl Writer {
             let why = format!("more than {MOST_PARTS} parts: raise minimum_chunk_size_mb");
             return Err(self.failed(Fault::Settings, why));
         }
-        let bytes = std::mem::take(&mut self.part).freeze();
-        let body = Payload::hashed(bytes, std::mem::take(&mut self.hash));
+        let body = std::mem::take(&mut self.part).payload();
         // A task of its own, which also goes on when this writer is dropped: an upload whose id is
         // not known yet could not be aborted.
         self.sending = Some(tokio::spawn(async move {
@@ -121,11 +139,14 @@ impl Writer {
         let Some(sending) = &mut self.sending else { return Ok(()) };
         let outcome = sending.await;
         self.sending = None;
-        let (upload, part) =
-            outcome.map_err(|error| self.failed(Fault::Storage, error.to_string()))??;
+        let (upload, part) = outcome.map_err(|error| self.panicked(&error))??;
         self.upload = Some(upload);
         self.parts.push(part);
         Ok(())
+    }
+
+    fn panicked(&self, error: &JoinError) -> S3Error {
+        self.failed(Fault::Storage, error.to_string())
     }
 
     fn usable(&self) -> Result<(), S3Error> {

@@ -54,7 +54,7 @@ impl Flushing {
     /// As above.
     pub(super) async fn settle(&mut self) -> Result<(), UploadError> {
         let Some(running) = self.running.take() else { return Ok(()) };
-        running.await.map_err(|error| UploadError::Unavailable(error.to_string()))?
+        running.await?
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::local::{blocking, copy_of, remove};
+use super::local::{blocking, copy_of};
 use super::{UploadError, Uploads};
 use crate::blobs::BlobPath;
 use crate::oci::Digest;
@@ -41,7 +41,7 @@ impl Uploads {
     /// Removes a blob's bytes. What is gone already is no error.
     pub async fn remove(&self, path: &BlobPath) -> Result<(), UploadError> {
         match self {
-            Self::Local(local) => blocking(&path.below(local.root()), remove).await,
+            Self::Local(local) => local.remove(path.below(local.root())).await,
             Self::Bucket(bucket) => bucket.remove(path).await,
         }
     }
@@ -74,7 +74,7 @@ impl Uploads {
         match (self, file) {
             (Self::Local(local), UploadFile::Upload(uuid)) => local.cancel(uuid).await,
             (Self::Local(local), UploadFile::Copy(uuid, copy)) => {
-                blocking(&copy_of(&local.upload(uuid)?, *copy), remove).await
+                local.remove(copy_of(&local.upload(uuid)?, *copy)).await
             }
             (Self::Bucket(_), _) => Ok(()),
         }

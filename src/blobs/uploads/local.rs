@@ -35,6 +35,7 @@ pub struct LocalUploads(Arc<Path>);
 /// An upload's file, locked against other requests of ours, in this process or another.
 #[derive(Debug)]
 pub struct LocalAppender {
+    path: PathBuf,
     file: Arc<File>,
     opened: FileStamp,
     start: u64,
@@ -115,8 +116,8 @@ impl LocalUploads {
             return Err(UploadError::Invalid(reason));
         }
         let (start, left, shared) = (byte_count, opened, !locks);
-        let (room, flushing) = (Room::default(), Flushing::new(path, start));
-        Ok(LocalAppender { file, opened, start, end: start, room, flushing, left, shared })
+        let (room, flushing) = (Room::default(), Flushing::new(path.clone(), start));
+        Ok(LocalAppender { path, file, opened, start, end: start, room, flushing, left, shared })
     }
 
     pub(super) async fn stamp(&self, uuid: &str) -> Result<Stamp, UploadError> {
@@ -219,15 +220,23 @@ impl LocalUploads {
             };
             copy.put(place)?;
             File::open(folder)?.sync_all()?;
-            remove(&upload)
+            match fs::remove_file(&upload) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
         })
         .await
     }
 
     pub(super) async fn cancel(&self, uuid: &str) -> Result<(), UploadError> {
-        let path = self.upload(uuid)?;
-        blocking(&path, |path| match fs::remove_file(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound && is_in_a_folder(path) => Ok(()),
+        self.remove(self.upload(uuid)?).await
+    }
+
+    /// What is gone already is no error, unless all of the storage is.
+    pub(super) async fn remove(&self, path: PathBuf) -> Result<(), UploadError> {
+        let root = self.0.clone();
+        blocking(&path, move |path| match fs::remove_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && is_mounted(&root, path) => Ok(()),
             removed => removed,
         })
         .await
@@ -269,7 +278,7 @@ impl LocalAppender {
         let (mut room, end) = (self.room, from + bytes.len() as u64);
         // What is small is asked for soon: a request's first bytes go to the page cache.
         let write_all_at = if from > start { direct::write_all_at } else { File::write_all_at };
-        let (room, left, shared) = blocking(Path::new("upload"), move |_| {
+        let (room, left, shared) = blocking(&self.path, move |_| {
             let mut shared = FileStamp::of(&file)? != left;
             if truncate {
                 file.set_len(start)?;
@@ -292,7 +301,7 @@ impl LocalAppender {
     pub(super) async fn finish(mut self) -> Result<Appended, UploadError> {
         self.flushing.settle().await?;
         let (file, end, room, left) = (self.file, self.end, self.room, self.left);
-        let done = blocking(Path::new("upload"), move |_| {
+        let done = blocking(&self.path, move |_| {
             let shared = FileStamp::of(&file)? != left;
             if file.metadata()?.len() > end {
                 file.set_len(end)?;
@@ -400,14 +409,6 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// What is gone already is no error.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -415,7 +416,13 @@ pub(super) async fn blocking<T: Send + 'static>(
     let path = path.to_owned();
     let done =
         tokio::task::spawn_blocking(move || work(&path).map_err(|error| failure(&path, &error)));
-    done.await.map_err(|error| UploadError::Unavailable(error.to_string()))?
+    done.await?
+}
+
+/// Whether the folder is there in which drivers keep all files of its kind: `sha256`, `uploads`.
+fn is_mounted(root: &Path, path: &Path) -> bool {
+    let kind = path.strip_prefix(root).ok().and_then(|path| path.components().next());
+    kind.is_some_and(|kind| root.join(kind).is_dir())
 }
 
 /// Whether its folder is there: without it nothing is known of the file.

@@ -259,22 +259,18 @@ impl Appender {
     pub async fn write(
         &mut self,
         bytes: Bytes,
-        mut hash: ResumableSha256,
+        hash: ResumableSha256,
     ) -> Result<ResumableSha256, UploadError> {
-        let hashing = bytes.clone();
-        let hashed = tokio::task::spawn_blocking(move || {
-            hash.update(&hashing);
-            hash
-        });
+        let hashed = hash.with(bytes.clone());
         let stored = async {
             match self {
                 Self::Local(local) => local.write(bytes).await,
                 Self::Bucket(bucket) => bucket.write(bytes).await,
             }
         };
-        let (stored, hashed) = tokio::join!(stored, hashed);
+        let (hashed, stored) = tokio::join!(hashed, stored);
         stored?;
-        hashed.map_err(|error| UploadError::Unavailable(error.to_string()))
+        hashed
     }
 
     /// Ends the request's part.
@@ -290,6 +286,7 @@ impl Appender {
 async fn read_again(bytes: impl Stream<Item = io::Result<Bytes>>) -> Result<Reread, UploadError> {
     let (mut hash, mut length) = (Sha256::default(), 0);
     let mut bytes = pin!(bytes);
+    // As they come: so few at a time keep nobody waiting.
     while let Some(bytes) = bytes.try_next().await.map_err(UploadError::from)? {
         hash.update(&bytes);
         length += bytes.len() as u64;

@@ -16,13 +16,14 @@ pub async fn collect(
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        // Another registry's database names none of the files here.
-        match health.instance_key().await {
-            Ok(()) => run(&collector, tag_expiration, &stop).await,
-            Err(problem) => {
-                let remedy = "see that DB_URI names the database of this folder";
-                tracing::error!(problem, remedy, "no garbage is collected");
-            }
+        // The database of another registry names none of the files here.
+        match health.has_instance_key().await {
+            Ok(true) => run(&collector, tag_expiration, &stop).await,
+            Ok(false) => tracing::error!(
+                remedy = "see that DB_URI names the database of this folder",
+                "no garbage is collected: the database does not have the folder's key"
+            ),
+            Err(error) => tracing::warn!(error, "garbage is left to the next run"),
         }
         if tokio::time::timeout(every, stop.wait_for(|stop| *stop)).await.is_ok() {
             return;
