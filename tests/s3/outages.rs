@@ -148,7 +148,6 @@ async fn an_end_whose_questions_fail() {
     let blob = bytes(1000);
     let (uuid, digest) = (pusher.start().await, digest_of(&blob));
     pusher.patch(&uuid, blob.clone()).await;
-    let chunk = |head: &&String| head.starts_with("DELETE ") && head.contains("/uploads/");
     let row = || place.world.database.sql("SELECT * FROM blobupload");
     let before = row();
     for fault in [SLOW_DOWN, INTERNAL, Fault::Reset] {
@@ -161,7 +160,7 @@ async fn an_end_whose_questions_fail() {
     place.proxy.fail("DELETE ", ALWAYS, SLOW_DOWN);
     let end = pusher.finish(&uuid, &digest, "").await;
     assert_eq!(end.status(), StatusCode::CREATED);
-    assert!(place.proxy.heads().iter().any(|head| chunk(&head)), "{:?}", place.proxy.heads());
+    assert!(place.proxy.seen("DELETE ") > 0, "no chunk was removed");
     assert!(place.pull(&digest).await == blob);
     // An upload that cannot be removed is there, and is told to be.
     place.proxy.heal();
