@@ -186,11 +186,10 @@ async fn a_client_that_goes_in_the_middle() {
     let (uuid, first, rest) = (pusher.start().await, bytes(1000), bytes(12 * MIB));
     pusher.patch(&uuid, first.clone()).await;
     let (pieces, body) = open_body();
-    let stored = |mark: &str| place.proxy.seen(mark) > 0;
     let going = async {
         pieces.send(rest.clone().into()).unwrap();
         // Two parts are on their way or there, one fills.
-        until(|| stored("partNumber=2") && place.stored() > 1).await;
+        until(|| place.proxy.seen("partNumber=2") > 0 && place.stored() > 1).await;
     };
     tokio::select! {
         answer = pusher.patch(&uuid, body) => panic!("{answer:?}"),

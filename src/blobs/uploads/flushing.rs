@@ -2,7 +2,7 @@
 //! bytes only.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 
 use tokio::task::JoinHandle;
 
@@ -17,7 +17,6 @@ const EVERY: u64 = 128 * 1024 * 1024;
 /// What one request has on its way to the disk.
 #[derive(Debug)]
 pub(super) struct Flushing {
-    path: PathBuf,
     /// Where in the file the flushed bytes end.
     until: u64,
     running: Option<JoinHandle<Result<(), UploadError>>>,
@@ -25,15 +24,15 @@ pub(super) struct Flushing {
 
 impl Flushing {
     /// Of a request that adds bytes at `start`.
-    pub(super) fn new(path: PathBuf, start: u64) -> Self {
-        Self { path, until: start, running: None }
+    pub(super) fn new(start: u64) -> Self {
+        Self { until: start, running: None }
     }
 
-    /// After bytes up to `end` were written. One flush at a time.
+    /// After bytes up to `end` were written to the file at `path`. One flush at a time.
     ///
     /// # Errors
     /// That of the flush before. The kernel tells of it once: the request has to fail for it.
-    pub(super) async fn go_on(&mut self, end: u64) -> Result<(), UploadError> {
+    pub(super) async fn go_on(&mut self, path: &Path, end: u64) -> Result<(), UploadError> {
         let busy = self.running.as_ref().is_some_and(|running| !running.is_finished());
         if busy || end.saturating_sub(self.until) < EVERY {
             return Ok(());
@@ -41,7 +40,7 @@ impl Flushing {
         self.settle().await?;
         self.until = end;
         // Opened anew: the upload's lock is not kept by a slow disk when the client has gone.
-        let path = self.path.clone();
+        let path = path.to_owned();
         self.running = Some(tokio::spawn(async move {
             blocking(&path, |path| File::open(path)?.sync_data()).await
         }));
@@ -65,14 +64,15 @@ mod tests {
     #[tokio::test]
     async fn large_pieces_are_flushed_and_failures_told() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut flushing = Flushing::new(file.path().to_owned(), 5);
+        let mut flushing = Flushing::new(5);
+        let path = file.path().to_owned();
         for (end, until) in [(EVERY + 4, 5), (EVERY + 5, EVERY + 5), (EVERY * 2, EVERY + 5)] {
-            flushing.go_on(end).await.unwrap();
+            flushing.go_on(&path, end).await.unwrap();
             assert_eq!(flushing.until, until);
         }
         flushing.settle().await.unwrap();
         drop(file);
-        flushing.go_on(EVERY * 3).await.unwrap();
+        flushing.go_on(&path, EVERY * 3).await.unwrap();
         let failed = flushing.settle().await;
         assert!(matches!(failed, Err(UploadError::Invalid(_))), "{failed:?}");
         flushing.settle().await.unwrap();

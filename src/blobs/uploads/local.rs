@@ -116,7 +116,7 @@ impl LocalUploads {
             return Err(UploadError::Invalid(reason));
         }
         let (start, left, shared) = (byte_count, opened, !locks);
-        let (room, flushing) = (Room::default(), Flushing::new(path.clone(), start));
+        let (room, flushing) = (Room::default(), Flushing::new(start));
         Ok(LocalAppender { path, file, opened, start, end: start, room, flushing, left, shared })
     }
 
@@ -295,7 +295,7 @@ impl LocalAppender {
         .await?;
         (self.end, self.room, self.left) = (end, room, left);
         self.shared |= shared;
-        self.flushing.go_on(end).await
+        self.flushing.go_on(&self.path, end).await
     }
 
     pub(super) async fn finish(mut self) -> Result<Appended, UploadError> {
